@@ -1,0 +1,1 @@
+"""What runs beside the data: the agent, its policy and its records."""

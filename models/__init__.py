@@ -1,0 +1,1 @@
+"""Recipes, data, features, tasks, architectures and training of one model."""

@@ -1,0 +1,1 @@
+"""Connectors: from a source address to raw rows and their dictionary."""

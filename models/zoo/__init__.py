@@ -1,0 +1,1 @@
+"""Architectures that a recipe can name."""

@@ -1,0 +1,1 @@
+"""Mathematics and protocols of privacy: no files, no clock, no network."""

@@ -1,0 +1,1 @@
+"""What coordinates: rounds, aggregation, the store, the registry and the service."""

@@ -1,0 +1,1 @@
+"""State in SQLAlchemy; the only SQL of the project."""

@@ -1,0 +1,1 @@
+"""Server optimizers: what a round does with the mean update, one file each."""
