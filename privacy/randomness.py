@@ -8,15 +8,12 @@ so a simulation can be repeated by passing a seeded source while no setting can 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 18  # 64K words of 32 bits: large enough to hide the call, small enough to stay in the L2 cache
@@ -104,12 +101,12 @@ class Keystream:
             raise ValueError(f"a keystream's key has {KEY_BYTES} bytes, not {len(key)}")
         self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
-    def update_into(self, buffer: Buffer) -> None:
+    def update_into(self, buffer: bytearray | memoryview | NDArray[np.generic]) -> None:
         """Overwrite a writable contiguous buffer with the next bytes of the stream.
 
         The work is done in pieces of `CHUNK_BYTES` outside the interpreter lock, so threads run in parallel.
         """
-        view = memoryview(buffer).cast("B")
+        view = (buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)).cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             piece = view[start : start + CHUNK_BYTES]
             self._cipher.update_into(_ZEROS[: len(piece)], piece)
