@@ -1,0 +1,63 @@
+"""The architectures by name, and how one is built."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from tacit.models.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# One module each, imported when the architecture is built: reading a recipe needs no torch.
+_MODULES = {
+    "cnn": "tacit.models.zoo.cnn",
+    "logistic": "tacit.models.zoo.logistic",
+    "mlp": "tacit.models.zoo.mlp",
+    "resnet": "tacit.models.zoo.resnet",
+}
+
+NAMES: tuple[str, ...] = tuple(_MODULES)
+
+
+def build(name: str, input_shape: tuple[int, ...], outputs: int, options: Mapping[str, Any]) -> nn.Module:
+    """Return a fresh network, initialised from torch's global generator.
+
+    Args:
+        name: one of `NAMES`.
+        input_shape: the shape of one example, without the batch.
+        outputs: how many numbers the network puts out for one example.
+        options: the architecture's own options; those left out have their defaults.
+
+    Raises:
+        InputError: the name or an option is unknown (the nearest is named), or a value does not fit.
+    """
+    if name not in _MODULES:
+        raise InputError(f"unknown model {name!r}", where="model.name", right=nearest(name, NAMES))
+    if outputs < 1 or not input_shape or any(length < 1 for length in input_shape):
+        raise InputError(f"no network from shape {tuple(input_shape)} to {outputs} outputs", where=f"model {name}")
+    module = importlib.import_module(_MODULES[name])
+    for option in options:
+        if option not in module.Options.model_fields:
+            known = tuple(module.Options.model_fields)
+            right = nearest(option, known) if known else "it has no options"
+            raise InputError(f"unknown option {option!r}", where=f"model {name}", right=right)
+    try:
+        checked = module.Options.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in ("model", *first["loc"]))
+        raise InputError(f"{first['msg']}, not {first['input']!r}", where=where) from None
+    network: nn.Module = module.build(tuple(input_shape), outputs, checked)
+    return network
+
+
+def nearest(given: str, known: tuple[str, ...]) -> str:
+    """Say which of `known` comes nearest to what was given, and else list them."""
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
