@@ -1,0 +1,282 @@
+"""The recipe: one TOML file that says what a federation trains, on what, how and under which promise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tacit.models.errors import InputError
+from tacit.models.spelling import nearest
+
+
+class Section(BaseModel):
+    """A table of the recipe: strict types, no unknown keys, no change after parsing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TaskSection(Section):
+    """What is predicted."""
+
+    kind: str
+
+
+class DataSection(Section):
+    """Where the rows come from; `test` is a source, "split", "per-client", or empty for the source's own part."""
+
+    source: str
+    test: str = ""
+    label: str = "label"
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    minimum_count: int = Field(default=5, ge=1)
+
+
+class PopulationSection(Section):
+    """Who holds which rows in a simulation."""
+
+    clients: int | None = Field(default=None, ge=1)
+    partition: Literal["iid", "dirichlet", "shards", "by-file", "by-column"] = "iid"
+    alpha: float = Field(default=0.5, gt=0)
+    shards_per_client: int = Field(default=2, ge=1)
+    column: str = ""
+
+
+class ModelSection(Section):
+    """The architecture; the options of a zoo architecture stand beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str = "logistic"
+    factory: str = ""
+    init: str = ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the architecture's own options."""
+        return dict(self.model_extra or {})
+
+
+class TrainingSection(Section):
+    """How a round trains and when it counts."""
+
+    rounds: int = Field(default=20, ge=1)
+    cohort: int | None = Field(default=None, ge=1)
+    local_epochs: int = Field(default=1, ge=1)
+    local_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    sampling: Literal["fixed", "poisson"] = "fixed"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    engine: Literal["auto", "plain", "vectorised"] = "auto"
+    deadline_seconds: float = Field(default=600.0, gt=0)
+    quorum: float = Field(default=0.8, gt=0, le=1)
+    over_selection: float = Field(default=0.0, ge=0, le=1)
+
+
+class StrategySection(Section):
+    """What the server does with the mean update; options that a strategy does not have are refused by it."""
+
+    name: str = "fedavg"
+    weighting: Literal["auto", "uniform", "examples", "clipped"] = "auto"
+    server_learning_rate: float | None = Field(default=None, gt=0)
+    server_momentum: float | None = Field(default=None, ge=0, lt=1)
+    beta_1: float | None = Field(default=None, ge=0, lt=1)
+    beta_2: float | None = Field(default=None, ge=0, lt=1)
+    tau: float | None = Field(default=None, gt=0)
+    proximal_mu: float | None = Field(default=None, ge=0)
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Return the options that the recipe gives."""
+        return self.model_dump(exclude={"name", "weighting"}, exclude_none=True)
+
+
+class PrivacySection(Section):
+    """The promise about what a released model says about one client or one example."""
+
+    unit: Literal["client", "example", "none"] = "none"
+    noise: Literal["distributed", "central", "local"] | None = None
+    epsilon: float | None = Field(default=None, gt=0)
+    epsilon_against: Literal["coordinator", "outsiders"] | None = None
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    max_participations: int | None = Field(default=None, ge=1)
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    clip: float | Literal["adaptive"] | None = None
+    noise_cohort: int | None = Field(default=None, ge=0)
+
+
+class EvaluationSection(Section):
+    """How often the model is measured, on which share it is selected, and when training stops early."""
+
+    every: int = Field(default=1, ge=1)
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    patience: int = Field(default=0, ge=0)
+
+
+class SecureAggregationSection(Section):
+    """Who must be able to vanish, collude or hide in the crowd while nobody sees one update."""
+
+    enabled: bool = False
+    mode: Literal["real", "elided"] | None = None
+    min_cohort: int | None = Field(default=None, ge=2)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    colluding: float | None = Field(default=None, ge=0, lt=1)
+
+
+class Recipe(Section):
+    """A whole recipe, checked; see `docs/recipe.md` for every key."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    task: TaskSection
+    data: DataSection
+    population: PopulationSection = PopulationSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    strategy: StrategySection = StrategySection()
+    privacy: PrivacySection = PrivacySection()
+    evaluation: EvaluationSection = EvaluationSection()
+    secure_aggregation: SecureAggregationSection = SecureAggregationSection()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, without the keys that were not given and have no default."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self) -> str:
+        """Return the resolved recipe as TOML; parsing it gives an equal recipe."""
+        return tomli_w.dumps(self.to_dict())
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical form, in hex."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file and apply `a.b=value` overrides.
+
+    Raises:
+        InputError: the file cannot be read, is no TOML, or says something that a recipe cannot say.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", where=str(path), right="a recipe is a TOML file") from None
+    return parse_recipe(text, overrides, where=str(path))
+
+
+def parse_recipe(text: str, overrides: Iterable[str] = (), *, where: str = "recipe") -> Recipe:
+    """Parse a recipe from TOML text; see `load_recipe`."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"is not valid TOML: {error}", where=where) from None
+    for override in overrides:
+        _override(values, override)
+    return recipe_from_dict(values, where=where)
+
+
+def recipe_from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """Check plain values and return the recipe that they say.
+
+    Raises:
+        InputError: names the first key that is wrong, and the nearest known key where one is unknown.
+    """
+    try:
+        recipe = Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise _readable(error, where) from None
+    _check_together(recipe, where)
+    _refuse_unbuilt(recipe, where)
+    return recipe
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"{override!r} sets nothing", where="--set", right="write --set section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    table = values
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise InputError(f"{section!r} is a value, not a section", where=f"--set {key}")
+    table[last] = value
+
+
+def _readable(error: ValidationError, where: str) -> InputError:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        model: type[BaseModel] = Recipe
+        for part in path[:-1]:
+            annotation = model.model_fields[part].annotation
+            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
+        return InputError(
+            f"unknown key {key!r}", where=where, right=f"the nearest is {nearest(path[-1], model.model_fields)!r}"
+        )
+    if problem["type"] == "missing":
+        return InputError(f"the key {key!r} is missing", where=where)
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return InputError(f"{key} is not usable", where=where, right=message)
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    population, training = recipe.population, recipe.training
+    by_data = population.partition in ("by-file", "by-column")
+    if population.clients is None and not by_data:
+        raise InputError(
+            "the key 'population.clients' is missing", where=where, right=f"{population.partition} needs a number"
+        )
+    if population.clients is not None and training.cohort is not None and training.cohort > population.clients:
+        raise InputError(
+            f"training.cohort = {training.cohort} is more than population.clients = {population.clients}",
+            where=where,
+            right="ask for at most as many clients as there are",
+        )
+    if population.partition == "by-column" and not population.column:
+        raise InputError("population.column is empty", where=where, right="by-column needs the column's name")
+    if recipe.model.factory and ":" not in recipe.model.factory:
+        raise InputError("model.factory is not usable", where=where, right='write "package.module:function"')
+    if recipe.evaluation.patience and not recipe.evaluation.validation:
+        raise InputError(
+            "evaluation.patience needs a validation share", where=where, right="set evaluation.validation above 0"
+        )
+
+
+def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
+    unbuilt = {
+        "privacy.unit": recipe.privacy.unit != "none",
+        "secure_aggregation.enabled": recipe.secure_aggregation.enabled,
+        "training.engine": recipe.training.engine == "vectorised",
+        "strategy.weighting": recipe.strategy.weighting == "clipped",
+    }
+    given = recipe.privacy.model_dump(exclude={"unit"}, exclude_none=True)
+    unbuilt |= {f"privacy.{key}": True for key in given}
+    given = recipe.secure_aggregation.model_dump(exclude={"enabled"}, exclude_none=True)
+    unbuilt |= {f"secure_aggregation.{key}": True for key in given}
+    for key, asked in unbuilt.items():
+        if asked:
+            raise InputError(
+                f"{key} asks for a feature that this version does not have",
+                where=where,
+                right="leave the key out; nothing is ever silently ignored",
+            )

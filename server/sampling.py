@@ -1,0 +1,42 @@
+"""Which clients a round asks; does exactly what an accountant may assume, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.privacy.randomness import Keystream, Randomness
+
+
+def fixed_cohort(clients: Sequence[str], size: int, randomness: Randomness, *label: str | int) -> tuple[str, ...]:
+    """Return `size` distinct clients, every subset equally likely, in the order of `clients`.
+
+    Each client draws a 64-bit number and the smallest ones are taken; ties, of probability below
+    `len(clients)^2 / 2^65`, go to the earlier client.
+    """
+    if not 0 < size <= len(clients):
+        raise ValueError(f"a cohort of {size} cannot be drawn from {len(clients)} clients")
+    draws = _draws(len(clients), randomness, label)
+    chosen = np.sort(np.argsort(draws, kind="stable")[:size])
+    return tuple(clients[index] for index in chosen)
+
+
+def poisson_cohort(clients: Sequence[str], rate: float, randomness: Randomness, *label: str | int) -> tuple[str, ...]:
+    """Return each client independently with probability `rate`; the cohort may be empty.
+
+    The probability is exact to 2^-64: a client is in when its 64-bit draw is below `rate * 2^64`.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"a sampling rate of {rate} is not in (0, 1]")
+    if rate == 1:
+        return tuple(clients)
+    threshold = np.uint64(min(math.floor(rate * 2.0**64), 2**64 - 1))
+    draws = _draws(len(clients), randomness, label)
+    return tuple(clients[index] for index in np.flatnonzero(draws < threshold))
+
+
+def _draws(count: int, randomness: Randomness, label: tuple[str | int, ...]) -> NDArray[np.uint64]:
+    return Keystream(randomness.key("cohort", *label)).words64(count)
