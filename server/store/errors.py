@@ -1,0 +1,22 @@
+"""What the store refuses or cannot do, apart from bad input."""
+
+
+class RoundAlreadyCommitted(Exception):
+    """This round was committed before; nothing was applied again.
+
+    Args:
+        run: the run.
+        number: the round's number.
+        attempt: the attempt that is in the store.
+    """
+
+    def __init__(self, run: str, number: int, attempt: int) -> None:
+        """Keep the three values for the caller."""
+        self.run = run
+        self.number = number
+        self.attempt = attempt
+        super().__init__(f"run {run}: round {number}, attempt {attempt} is committed already")
+
+
+class StoreUnavailable(Exception):
+    """The database cannot be used now (locked, full, unreachable); nothing of the transaction was applied."""

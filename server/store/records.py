@@ -1,0 +1,191 @@
+"""What goes into the store and comes out of it: frozen, without a trace of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, get_args
+
+RunStatus = Literal["running", "interrupted", "finished", "failed", "stopped"]
+RoundOutcome = Literal["committed", "aborted"]
+ParticipationOutcome = Literal["reported", "dropped", "late", "refused", "selected"]
+Scope = Literal["predict", "read", "admin"]
+
+RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
+ROUND_OUTCOMES: tuple[RoundOutcome, ...] = get_args(RoundOutcome)
+PARTICIPATION_OUTCOMES: tuple[ParticipationOutcome, ...] = get_args(ParticipationOutcome)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run that is about to begin: its identity, its recipe as resolved, and where its files go."""
+
+    run: str
+    recipe_name: str
+    task: str
+    recipe_toml: str
+    recipe_sha256: str
+    directory: str
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as the store knows it; `summary` and `finished_at` are None until the run has ended."""
+
+    run: str
+    recipe_name: str
+    task: str
+    recipe_toml: str
+    recipe_sha256: str
+    directory: str
+    environment: Mapping[str, Any]
+    status: RunStatus
+    reason: str
+    rounds_committed: int
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    summary: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Participation:
+    """What became of one client in one attempt at a round, and at which exchange it was lost, if it was."""
+
+    client: str
+    outcome: ParticipationOutcome
+    reason: str = ""
+    exchange: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an outcome that is not one of the five."""
+        if self.outcome not in PARTICIPATION_OUTCOMES:
+            raise ValueError(f"participation outcome {self.outcome!r} is none of {', '.join(PARTICIPATION_OUTCOMES)}")
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """Where the global state after a round lies, and the hex SHA-256 that it must have."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One attempt at a round; at most one attempt of a number is ever `committed`.
+
+    Attributes:
+        number: the round's number within its run.
+        attempt: which try at that round this is.
+        outcome: `committed`: its result is part of the model; `aborted`: it left no trace in it.
+        seconds: wall-clock time of the attempt.
+        metrics: figures by name; NaN and infinities are kept.
+        participation: what became of each client that was selected, in the order given.
+        checkpoint: the state after the round, or None.
+        extra: whatever else a strategy wants to find again; JSON values.
+        committed_at: set by the store; ignored by comparisons.
+    """
+
+    number: int
+    attempt: int
+    outcome: RoundOutcome
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    participation: tuple[Participation, ...] = ()
+    checkpoint: CheckpointRef | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    committed_at: datetime | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse negative counters and an unknown outcome."""
+        if self.number < 0 or self.attempt < 0:
+            raise ValueError(f"round {self.number}, attempt {self.attempt}: neither may be negative")
+        if self.outcome not in ROUND_OUTCOMES:
+            raise ValueError(f"round outcome {self.outcome!r} is none of {', '.join(ROUND_OUTCOMES)}")
+
+
+@dataclass(frozen=True)
+class NewModelVersion:
+    """A model to be registered; `digest` names its files, `files` the hex SHA-256 of each of them."""
+
+    name: str
+    digest: str
+    run: str | None
+    round: int | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """An immutable version of a named model: 1, 2, ... without gaps."""
+
+    name: str
+    version: int
+    digest: str
+    run: str | None
+    round: int | None
+    metrics: Mapping[str, float]
+    details: Mapping[str, Any]
+    files: Mapping[str, str]
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model's name, how many versions it has, and where its aliases point now."""
+
+    name: str
+    versions: int
+    aliases: Mapping[str, int]
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class AliasChange:
+    """An alias of a model was pointed at a version; the latest change is the one that holds."""
+
+    name: str
+    alias: str
+    version: int
+    actor: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Somebody did something to something."""
+
+    number: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """An API key, without anything that would let somebody use it."""
+
+    key_id: str
+    name: str
+    scopes: frozenset[Scope]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class NewKey(NamedTuple):
+    """A key that was just made: `key_id, secret = store.create_key(...)`; the secret exists nowhere else."""
+
+    key_id: str
+    secret: str
+
+    def __repr__(self) -> str:
+        """Name the key and keep the secret."""
+        return f"NewKey(key_id={self.key_id!r}, secret=...)"

@@ -1,0 +1,88 @@
+"""The schema's version: brings a database to the newest one, and refuses what it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+
+from tacit.models.errors import InputError
+from tacit.server.store.engine import WRITES, shown
+from tacit.server.store.errors import StoreUnavailable
+
+# Not Alembic's own name for it: Flower's state may live in the same database, with migrations of its own.
+VERSION_TABLE = "tacit_schema_version"
+# A constant that others who lock in the same PostgreSQL database are unlikely to use.
+_POSTGRES_LOCK = 7_217_554_038
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Migrate the database to `revision`, in one transaction that other processes wait for.
+
+    Raises:
+        InputError: it is no database, holds something else, or was made by a newer Tacit.
+        StoreUnavailable: it is locked or cannot be reached.
+    """
+    where = shown(engine.url)
+    try:
+        with engine.connect() as connection:
+            present = _revision(connection, where)
+        if revision == "head" and present == _scripts().get_current_head():
+            return
+        with _exclusive(engine) as connection:
+            _revision(connection, where)
+            command.upgrade(_config(connection), revision)
+    except OperationalError as error:
+        raise StoreUnavailable(f"{where}: {one_line(error)}") from None
+    except DatabaseError as error:
+        raise InputError(f"cannot be used as a database ({one_line(error)})", where=where) from None
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the database back to an older `revision`, or to "base"; data that it has no place for is lost."""
+    with _exclusive(engine) as connection:
+        command.downgrade(_config(connection), revision)
+
+
+def one_line(error: DBAPIError) -> str:
+    """Return the driver's message without the statement, its parameters and line breaks."""
+    return " ".join(str(error.orig).split())
+
+
+@contextmanager
+def _exclusive(engine: Engine) -> Iterator[Connection]:
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
+        yield connection
+
+
+def _revision(connection: Connection, where: str) -> str | None:
+    """Return the schema that the database has, None for an empty one."""
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    revision = context.get_current_revision()
+    if revision is None:
+        # PostgreSQL databases are often shared; an SQLite file with other tables is a mistyped path.
+        if connection.dialect.name == "sqlite" and set(inspect(connection).get_table_names()) - {VERSION_TABLE}:
+            raise InputError("is a database of something else", where=where, right="name a new file")
+    elif revision not in {script.revision for script in _scripts().walk_revisions()}:
+        raise InputError(f"was written by a newer Tacit (schema {revision})", where=where, right="upgrade Tacit")
+    return revision
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config(attributes={"connection": connection, "version_table": VERSION_TABLE})
+    # package:directory is resolved by importlib.resources, so it works from a wheel.
+    config.set_main_option("script_location", "tacit.server.store:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())

@@ -1,0 +1,248 @@
+"""The store: each method is one transaction, all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from tacit.server.store import audit, keys, models, runs
+from tacit.server.store.engine import WRITES, connect, parse_url, shown
+from tacit.server.store.errors import StoreUnavailable
+from tacit.server.store.records import (
+    AliasChange,
+    AuditEntry,
+    KeyRecord,
+    ModelSummary,
+    ModelVersion,
+    NewKey,
+    NewModelVersion,
+    NewRun,
+    RoundRecord,
+    RunRecord,
+    RunStatus,
+    Scope,
+)
+from tacit.server.store.schema import one_line, upgrade
+
+COORDINATOR = "coordinator"
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_store(
+    url: str = "sqlite:///tacit.db", *, create: bool = True, now: Callable[[], datetime] = _utc_now
+) -> Store:
+    """Open the database and bring its schema up to date.
+
+    Args:
+        url: an SQLAlchemy URL, the path of an SQLite file, or ":memory:".
+        create: whether an SQLite file that does not exist may be made; commands that only read say no.
+        now: the clock; its times carry their zone.
+
+    Raises:
+        InputError: it is no database of Tacit's, or one of a newer Tacit.
+        StoreUnavailable: it is locked or cannot be reached.
+    """
+    engine = connect(parse_url(url), create=create)
+    try:
+        upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Store(engine, now)
+
+
+class Store:
+    """What the coordinator must not lose; safe to share between threads and between processes.
+
+    Whatever is wrong with what a caller gives is an `InputError`; a database that is locked, full or out of reach is
+    a `StoreUnavailable`. After either, nothing of the call was applied.
+    """
+
+    def __init__(self, engine: Engine, now: Callable[[], datetime] = _utc_now) -> None:
+        """Use a database whose schema is up to date; `open_store` sees to that."""
+        self._engine = engine
+        self._writer = engine.execution_options(**{WRITES: True})
+        self._now = now
+
+    def __repr__(self) -> str:
+        """Name the database, without a password."""
+        return f"Store({shown(self._engine.url)!r})"
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    # Runs and rounds
+
+    def create_run(self, run: NewRun) -> RunRecord:
+        """Add a run, which is running from now on; an `InputError` when its name is taken."""
+        with self._write() as (session, now):
+            audit.append(session, COORDINATOR, "run.create", run.run, {"recipe_sha256": run.recipe_sha256}, now)
+            return runs.create(session, run, now)
+
+    def get_run(self, run: str) -> RunRecord:
+        """Return a run."""
+        with self._read() as session:
+            return runs.get(session, run)
+
+    def list_runs(self, limit: int | None = 50, status: RunStatus | None = None) -> list[RunRecord]:
+        """Return the newest runs, newest first; `limit=None` returns all."""
+        with self._read() as session:
+            return runs.recent(session, limit, status)
+
+    def set_run_status(self, run: str, status: RunStatus, reason: str = "") -> None:
+        """Say how a run fares, and why."""
+        with self._write() as (session, now):
+            runs.set_status(session, run, status, reason, now)
+            audit.append(session, COORDINATOR, f"run.{status}", run, {"reason": reason}, now)
+
+    def finish_run(
+        self, run: str, summary: Mapping[str, Any], *, status: RunStatus = "finished", reason: str = ""
+    ) -> None:
+        """Say that a run has ended, and keep its summary."""
+        with self._write() as (session, now):
+            runs.finish(session, run, summary, status, reason, now)
+            audit.append(session, COORDINATOR, f"run.{status}", run, {"reason": reason}, now)
+
+    def commit_round(self, run: str, round: RoundRecord, *, model: NewModelVersion | None = None) -> int | None:
+        """Commit one attempt at a round, with its metrics, participation and, if given, the model that came of it.
+
+        Returns:
+            The version of `model`, None without one.
+
+        Raises:
+            RoundAlreadyCommitted: this attempt is in the store already, or another attempt at this round is part of
+                the model; nothing was applied again.
+        """
+        with self._write() as (session, now):
+            runs.commit_round(session, run, round, now)
+            return None if model is None else self._add_version(session, model, now)
+
+    def rounds(self, run: str) -> list[RoundRecord]:
+        """Return every attempt at every round of a run, by number and attempt."""
+        with self._read() as session:
+            return runs.rounds(session, run)
+
+    def last_committed_round(self, run: str) -> RoundRecord | None:
+        """Return the newest round that is part of the model, None before the first."""
+        with self._read() as session:
+            return runs.last_committed_round(session, run)
+
+    # Models
+
+    def add_model_version(self, new: NewModelVersion) -> int:
+        """Return the version that `new` got; the same name and digest always get the same one."""
+        with self._write() as (session, now):
+            return self._add_version(session, new, now)
+
+    def get_model_version(self, name: str, version: int) -> ModelVersion:
+        """Return one version of a model."""
+        with self._read() as session:
+            return models.get_version(session, name, version)
+
+    def list_models(self) -> list[ModelSummary]:
+        """Return every model, by name."""
+        with self._read() as session:
+            return models.list_models(session)
+
+    def list_versions(self, name: str) -> list[ModelVersion]:
+        """Return every version of a model, oldest first."""
+        with self._read() as session:
+            return models.list_versions(session, name)
+
+    def set_alias(self, name: str, alias: str, version: int, actor: str, *, displaced: str | None = None) -> None:
+        """Point an alias at a version; what it pointed at before goes to the alias `displaced`, if that is given."""
+        with self._write() as (session, now):
+            for moved, target in models.set_alias(session, name, alias, version, actor, displaced, now).items():
+                audit.append(session, actor, "model.alias", name, {"alias": moved, "version": target}, now)
+
+    def alias(self, name: str, alias: str) -> int | None:
+        """Return the version that an alias points at, None when it points nowhere."""
+        with self._read() as session:
+            return models.alias_of(session, name, alias)
+
+    def alias_history(self, name: str) -> list[AliasChange]:
+        """Return every move of every alias of a model, oldest first."""
+        with self._read() as session:
+            return models.alias_history(session, name)
+
+    # API keys
+
+    def create_key(self, name: str, scopes: Iterable[Scope], *, actor: str = COORDINATOR) -> NewKey:
+        """Make an API key and return `(key_id, secret)`; the secret cannot be had again."""
+        with self._write() as (session, now):
+            key = keys.create(session, name, scopes, now)
+            audit.append(session, actor, "key.create", key.key_id, {"name": name, "scopes": sorted(scopes)}, now)
+            return key
+
+    def check_key(self, secret: str) -> KeyRecord | None:
+        """Return the key that `secret` is, None for an unknown or a revoked one."""
+        with self._read() as session:
+            return keys.check(session, secret)
+
+    def list_keys(self) -> list[KeyRecord]:
+        """Return every key, also the revoked ones, oldest first."""
+        with self._read() as session:
+            return keys.list_all(session)
+
+    def revoke_key(self, key_id: str, *, actor: str = COORDINATOR) -> KeyRecord:
+        """Make a key useless from now on."""
+        with self._write() as (session, now):
+            audit.append(session, actor, "key.revoke", key_id, None, now)
+            return keys.revoke(session, key_id, now)
+
+    # Audit
+
+    def append_audit(self, actor: str, action: str, subject: str, details: Mapping[str, Any] | None = None) -> None:
+        """Add an entry; what the store does itself it writes down itself."""
+        with self._write() as (session, now):
+            audit.append(session, actor, action, subject, details, now)
+
+    def audit(self, limit: int | None = 100) -> list[AuditEntry]:
+        """Return the newest entries, newest first; `limit=None` returns all."""
+        with self._read() as session:
+            return audit.tail(session, limit)
+
+    def _add_version(self, session: Session, new: NewModelVersion, now: datetime) -> int:
+        version, added = models.add_version(session, new, now)
+        if added:
+            details = {"version": version, "digest": new.digest, "run": new.run}
+            audit.append(session, COORDINATOR, "model.register", new.name, details, now)
+        return version
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with self._available(), Session(self._engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[tuple[Session, datetime]]:
+        with self._available(), Session(self._writer) as session, session.begin():
+            yield session, self._now()
+
+    @contextmanager
+    def _available(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise StoreUnavailable(f"{shown(self._engine.url)}: {one_line(error)}") from None

@@ -1,0 +1,180 @@
+"""The tables; migrations build them, and a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from tacit.server.store.columns import Figure, FreeText, JsonObject, UtcTime
+
+RunName = String(200)
+ModelName = String(200)
+Sha256Hex = String(64)
+
+
+class Base(DeclarativeBase):
+    """Every table, with constraint names that migrations can refer to."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcTime, dict[str, Any]: JsonObject, float: Figure, str: Text}
+
+
+class RunRow(Base):
+    """A run."""
+
+    __tablename__ = "runs"
+
+    run: Mapped[str] = mapped_column(RunName, primary_key=True)
+    recipe_name: Mapped[str]
+    task: Mapped[str]
+    recipe_toml: Mapped[str]
+    recipe_sha256: Mapped[str] = mapped_column(Sha256Hex)
+    directory: Mapped[str]
+    environment: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str] = mapped_column(FreeText)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    summary: Mapped[dict[str, Any] | None]
+
+
+class RoundRow(Base):
+    """One attempt at a round."""
+
+    __tablename__ = "rounds"
+
+    run: Mapped[str] = mapped_column(RunName, ForeignKey("runs.run"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    outcome: Mapped[str] = mapped_column(String(16))
+    seconds: Mapped[float | None]
+    checkpoint_path: Mapped[str | None]
+    checkpoint_sha256: Mapped[str | None] = mapped_column(Sha256Hex)
+    extra: Mapped[dict[str, Any]]
+    committed_at: Mapped[datetime]
+
+
+# The database itself refuses a second committed attempt at one round, whatever the code above it does.
+Index(
+    "uq_rounds_committed",
+    RoundRow.run,
+    RoundRow.number,
+    unique=True,
+    sqlite_where=RoundRow.outcome == "committed",
+    postgresql_where=RoundRow.outcome == "committed",
+)
+
+
+class RoundMetricRow(Base):
+    """A figure of an attempt at a round; a row of its own, so that it can be NaN and can be asked for by name."""
+
+    __tablename__ = "round_metrics"
+    __table_args__ = (
+        ForeignKeyConstraint(["run", "number", "attempt"], ["rounds.run", "rounds.number", "rounds.attempt"]),
+    )
+
+    run: Mapped[str] = mapped_column(RunName, primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    position: Mapped[int]
+    value: Mapped[float | None]
+
+
+class ParticipationRow(Base):
+    """What became of one client in one attempt at a round."""
+
+    __tablename__ = "participation"
+    __table_args__ = (
+        ForeignKeyConstraint(["run", "number", "attempt"], ["rounds.run", "rounds.number", "rounds.attempt"]),
+    )
+
+    run: Mapped[str] = mapped_column(RunName, primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    client: Mapped[str] = mapped_column(FreeText)
+    outcome: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(FreeText)
+    exchange: Mapped[str] = mapped_column(FreeText)
+
+
+class ModelRow(Base):
+    """A model's name; `versions` counts them, and its row is what writers of one model queue up for."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(ModelName, primary_key=True)
+    versions: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class ModelVersionRow(Base):
+    """An immutable version of a model."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("name", "digest"),)
+
+    name: Mapped[str] = mapped_column(ModelName, ForeignKey("models.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(Sha256Hex)
+    run: Mapped[str | None] = mapped_column(RunName, ForeignKey("runs.run"), index=True)
+    round: Mapped[int | None]
+    metrics: Mapped[dict[str, Any]]
+    details: Mapped[dict[str, Any]]
+    files: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class AliasChangeRow(Base):
+    """An alias was moved; the newest row of an alias is where it points, so the history cannot disagree with it."""
+
+    __tablename__ = "alias_changes"
+    __table_args__ = (
+        ForeignKeyConstraint(["name", "version"], ["model_versions.name", "model_versions.version"]),
+        Index(None, "name", "alias"),
+    )
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(ModelName)
+    alias: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    actor: Mapped[str] = mapped_column(FreeText)
+    at: Mapped[datetime]
+
+
+class KeyRow(Base):
+    """An API key: the hash of its secret, never the secret."""
+
+    __tablename__ = "api_keys"
+
+    key_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str]
+    scopes: Mapped[str]
+    secret_sha256: Mapped[str] = mapped_column(Sha256Hex)
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """An entry of the audit log; nothing in the store changes or removes one."""
+
+    __tablename__ = "audit"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(FreeText)
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(FreeText)
+    details: Mapped[dict[str, Any]]
