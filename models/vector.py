@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from tacit.models.errors import InputError
 
@@ -110,7 +111,7 @@ def layout_of(model: nn.Module) -> Layout:
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
             raise InputError("carries extra state that is no tensor", where=f"model entry {name}")
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        if isinstance(value, UninitializedParameter | UninitializedBuffer):
             raise InputError("has no shape yet", where=f"model entry {name}", right="run the lazy module once first")
         if not (value.is_floating_point() or value.is_complex()) or id(value) in seen:
             continue

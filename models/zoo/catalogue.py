@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from tacit.models.errors import InputError
+from tacit.models.spelling import unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,15 +38,13 @@ def build(name: str, input_shape: tuple[int, ...], outputs: int, options: Mappin
         InputError: the name or an option is unknown (the nearest is named), or a value does not fit.
     """
     if name not in _MODULES:
-        raise InputError(f"unknown model {name!r}", where="model.name", right=nearest(name, NAMES))
+        raise unknown("model", name, NAMES, where="model.name")
     if outputs < 1 or not input_shape or any(length < 1 for length in input_shape):
         raise InputError(f"no network from shape {tuple(input_shape)} to {outputs} outputs", where=f"model {name}")
     module = importlib.import_module(_MODULES[name])
     for option in options:
         if option not in module.Options.model_fields:
-            known = tuple(module.Options.model_fields)
-            right = nearest(option, known) if known else "it has no options"
-            raise InputError(f"unknown option {option!r}", where=f"model {name}", right=right)
+            raise unknown("option", option, module.Options.model_fields, where=f"model {name}")
     try:
         checked = module.Options.model_validate(dict(options))
     except ValidationError as error:
@@ -55,9 +53,3 @@ def build(name: str, input_shape: tuple[int, ...], outputs: int, options: Mappin
         raise InputError(f"{first['msg']}, not {first['input']!r}", where=where) from None
     network: nn.Module = module.build(tuple(input_shape), outputs, checked)
     return network
-
-
-def nearest(given: str, known: tuple[str, ...]) -> str:
-    """Say which of `known` comes nearest to what was given, and else list them."""
-    close = difflib.get_close_matches(given, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -1,8 +1,8 @@
 """A residual network for small images, with group instead of batch normalisation.
 
-He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2016: basic blocks (section 3.3) behind the 3x3 stem
-of their CIFAR-10 networks (section 4.2). Wu and He, "Group Normalization", 2018: a norm without running statistics, so
-that averaging over clients means what it says.
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2016: basic blocks (section 3.3) behind the 3x3
+stem of their CIFAR-10 networks (section 4.2). Wu and He, "Group Normalization", 2018: a norm without running
+statistics, so that averaging over clients means what it says.
 """
 
 from __future__ import annotations
