@@ -33,7 +33,10 @@ class NewRun:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as the store knows it; `summary` and `finished_at` are None until the run has ended."""
+    """A run as the store knows it; `summary` and `finished_at` are None until the run has ended.
+
+    `rounds_committed` leaves out round 0, which prepares a run.
+    """
 
     run: str
     recipe_name: str
@@ -79,7 +82,7 @@ class RoundRecord:
     """One attempt at a round; at most one attempt of a number is ever `committed`.
 
     Attributes:
-        number: the round's number within its run.
+        number: the round's number within its run; 0 is the preparation.
         attempt: which try at that round this is.
         outcome: `committed`: its result is part of the model; `aborted`: it left no trace in it.
         seconds: wall-clock time of the attempt.

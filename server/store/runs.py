@@ -154,6 +154,14 @@ def last_committed_round(session: Session, run: str) -> RoundRecord | None:
     return _round_records(session, run, [row], number=row.number)[0] if row else None
 
 
+def next_attempt(session: Session, run: str, number: int) -> int:
+    """Return the first attempt at a round that is not in the store, 0 for a round that nobody tried."""
+    _row(session, run)
+    newest = select(func.max(RoundRow.attempt)).where(RoundRow.run == run, RoundRow.number == number)
+    last = session.scalar(newest)
+    return 0 if last is None else last + 1
+
+
 def exists(session: Session, run: str) -> bool:
     """Return whether there is such a run."""
     return session.get(RunRow, run) is not None
@@ -175,7 +183,7 @@ def _known(status: str) -> RunStatus:
 def _committed_counts(session: Session, names: Sequence[str]) -> Mapping[str, int]:
     query = (
         select(RoundRow.run, func.count())
-        .where(RoundRow.run.in_(names), RoundRow.outcome == "committed")
+        .where(RoundRow.run.in_(names), RoundRow.outcome == "committed", RoundRow.number > 0)
         .group_by(RoundRow.run)
     )
     return defaultdict(int, {run: count for run, count in session.execute(query)})

@@ -148,6 +148,11 @@ class Store:
         with self._read() as session:
             return runs.last_committed_round(session, run)
 
+    def next_attempt(self, run: str, number: int) -> int:
+        """Return the number of the next attempt at a round, also after a restart: 0 if it was never tried."""
+        with self._read() as session:
+            return runs.next_attempt(session, run, number)
+
     # Models
 
     def add_model_version(self, new: NewModelVersion) -> int:

@@ -1,0 +1,1 @@
+"""The commands for simulations and their results."""
