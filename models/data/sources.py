@@ -1,0 +1,84 @@
+"""Open a data source by its address: the one door to all connectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from tacit.models.data.csv_files import open_csv
+from tacit.models.data.idx_files import open_idx
+from tacit.models.data.image_folders import open_images
+from tacit.models.data.npz_file import open_npz
+from tacit.models.data.options import parse_address
+from tacit.models.data.parquet_files import open_parquet
+from tacit.models.data.rows import Source
+from tacit.models.data.sklearn_sets import open_sklearn
+from tacit.models.data.synthetic import open_synthetic
+from tacit.models.errors import InputError
+from tacit.models.spelling import unknown
+
+ENTRY_POINT_GROUP = "tacit.connectors"
+
+
+class Connector(Protocol):
+    """What reads one kind of source."""
+
+    def __call__(self, location: str, options: Mapping[str, str], *, task: str, label: str) -> Source:
+        """Read the source at `location`.
+
+        Args:
+            location: what stands between `scheme:` and `?`, variables replaced.
+            options: what stands behind `?`; an option that is not known must be refused.
+            task: the recipe's task kind, such as "tabular-classification".
+            label: the name of the label; for a table, the column that holds it.
+
+        Raises:
+            InputError: anything that is wrong with the source; never with a value from a row in its text.
+        """
+        ...
+
+
+CONNECTORS: dict[str, Connector] = {
+    "csv": open_csv,
+    "idx": open_idx,
+    "images": open_images,
+    "npz": open_npz,
+    "parquet": open_parquet,
+    "sklearn": open_sklearn,
+    "synthetic": open_synthetic,
+}
+
+
+def open_source(source: str, *, task: str, label: str = "label", environ: Mapping[str, str]) -> Source:
+    """Read the data source `scheme:location?option=value&...` whole into memory.
+
+    Installed distributions add schemes through the entry point group `tacit.connectors` (name: the scheme; object: a
+    `Connector`); they cannot replace a scheme of Tacit's own.
+
+    Args:
+        source: the address; `${NAME}` stands for a variable of `environ`.
+        task: the recipe's task kind.
+        label: the name of the label; for a table, the column that holds it.
+        environ: where variables come from, usually `os.environ`.
+
+    Raises:
+        InputError: the address is malformed, its scheme unknown, or the source cannot be used.
+    """
+    address = parse_address(source, environ)
+    connector = CONNECTORS.get(address.scheme) or _installed_connector(address.scheme)
+    return connector(address.location, address.options, task=task, label=label)
+
+
+def _installed_connector(scheme: str) -> Connector:
+    """Load the connector that some installed distribution offers for `scheme`."""
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if scheme not in offered:
+        raise unknown("scheme", scheme, sorted({*CONNECTORS, *offered}), where="data source")
+    try:
+        connector: Connector = offered[scheme].load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            "its connector cannot be loaded", where=f"data source {scheme}:", right="install it again, or remove it"
+        ) from error
+    return connector
