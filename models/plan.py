@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from tacit.models.data.rows import Column, Schema
+from tacit.models.data.rows import Schema
+from tacit.models.data.schemas import schema_from_json_dict, schema_to_json_dict
 from tacit.models.features import Features
 from tacit.models.messages import canonical_json
 from tacit.models.recipe import Recipe, recipe_from_dict
+from tacit.models.tasks import Task, task_named
 from tacit.models.zoo.architecture import Architecture
 
 
@@ -23,16 +24,24 @@ class Plan:
     features: Features | None = None
     architecture: Architecture | None = None
     proximal_mu: float = 0.0
+    target_mean: float = 0.0
+    target_scale: float = 1.0
+
+    def task(self) -> Task:
+        """Return the recipe's task, which knows the scale of the targets once the preparation is over."""
+        return task_named(self.recipe.task.kind).with_target_statistics(self.target_mean, self.target_scale)
 
     def encode(self) -> bytes:
         """Return the canonical bytes that travel."""
         return canonical_json(
             {
                 "recipe": self.recipe.to_dict(),
-                "schema": schema_to_json(self.schema),
+                "schema": schema_to_json_dict(self.schema),
                 "features": self.features.to_json_dict() if self.features else None,
                 "architecture": self.architecture.to_json_dict() if self.architecture else None,
                 "proximal_mu": self.proximal_mu,
+                "target_mean": self.target_mean,
+                "target_scale": self.target_scale,
             }
         )
 
@@ -48,25 +57,12 @@ def decode_plan(encoded: bytes) -> Plan:
         values = json.loads(encoded)
         return Plan(
             recipe=recipe_from_dict(values["recipe"], where="plan"),
-            schema=schema_from_json(values["schema"]),
+            schema=schema_from_json_dict(values["schema"]),
             features=Features.from_json_dict(values["features"]) if values["features"] else None,
             architecture=Architecture.from_json_dict(values["architecture"]) if values["architecture"] else None,
             proximal_mu=float(values["proximal_mu"]),
+            target_mean=float(values["target_mean"]),
+            target_scale=float(values["target_scale"]),
         )
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"the plan cannot be read ({type(error).__name__})") from None
-
-
-def schema_to_json(schema: Schema) -> dict[str, Any]:
-    """Return plain values for a dictionary."""
-    return {
-        "columns": [{"name": c.name, "kind": c.kind, "shape": list(c.shape)} for c in schema.columns],
-        "label": schema.label,
-        "classes": list(schema.classes),
-    }
-
-
-def schema_from_json(values: dict[str, Any]) -> Schema:
-    """Return the dictionary of plain values."""
-    columns = tuple(Column(str(c["name"]), c["kind"], tuple(int(s) for s in c["shape"])) for c in values["columns"])
-    return Schema(columns, str(values["label"]), tuple(str(name) for name in values["classes"]))

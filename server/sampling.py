@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.recipe import TrainingSection
 from tacit.privacy.randomness import Keystream, Randomness
+
+
+@dataclass(frozen=True)
+class DrawnCohorts:
+    """Cohorts as a recipe asks for them, drawn anew for every attempt of every round.
+
+    With `fixed` sampling, `over_selection` asks that share more clients than are wanted. With `poisson` sampling the
+    recipe's cohort is the expected number, and everybody asked is wanted.
+    """
+
+    run: str
+    training: TrainingSection
+    randomness: Randomness
+
+    def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
+        """Return the clients to ask, and how many reports are enough."""
+        if not clients:
+            return (), 0
+        label = (self.run, number, attempt)
+        wanted = min(self.training.cohort or len(clients), len(clients))
+        if self.training.sampling == "poisson":
+            cohort = poisson_cohort(clients, wanted / len(clients), self.randomness, *label)
+            return cohort, len(cohort)
+        asked = min(len(clients), math.ceil(wanted * (1 + self.training.over_selection)))
+        return fixed_cohort(clients, asked, self.randomness, *label), wanted
+
+
+@dataclass(frozen=True)
+class RecordedCohorts:
+    """The cohorts of an earlier run, to repeat it: `(round, attempt)` to the clients that were asked."""
+
+    cohorts: Mapping[tuple[int, int], tuple[str, ...]]
+
+    def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
+        """Return the recorded clients, all of whom are wanted."""
+        cohort = self.cohorts.get((number, attempt), ())
+        return cohort, len(cohort)
 
 
 def fixed_cohort(clients: Sequence[str], size: int, randomness: Randomness, *label: str | int) -> tuple[str, ...]:

@@ -1,0 +1,119 @@
+"""The Flower ClientApp: carries instructions to an agent and its replies back, and does nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from tacit.client.agent import AgentState, Holdings, Workbench, step
+from tacit.client.holdings import SourceHoldings
+from tacit.models.errors import InputError
+from tacit.models.messages import Instruction, Reply
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+
+class Agent:
+    """An agent's state and rows for as long as a process lives."""
+
+    def __init__(self, client: str, holdings: Holdings, bench: Workbench) -> None:
+        """Start an agent that has taken no step."""
+        self._state = AgentState(client)
+        self._holdings = holdings
+        self._bench = bench
+
+    def handle(self, instruction: Instruction) -> Reply:
+        """Take one step."""
+        self._state, reply = step(self._state, instruction, self._holdings, self._bench)
+        return reply
+
+
+def answer(message: Message, context: Context, agent_of: Callable[[Context], Agent]) -> Message:
+    """Carry one message to the agent of a context and return its answer."""
+    reply = agent_of(context).handle(instruction_from(message))
+    return Message(reply_records(reply), reply_to=message)
+
+
+def instruction_from(message: Message) -> Instruction:
+    """Read an instruction from Flower's records.
+
+    Raises:
+        ValueError: the records are not those of an instruction.
+    """
+    try:
+        config = message.content.config_records["instruction"]
+        header = json.loads(_bytes(config["header"]))
+        return Instruction(
+            action=str(header["action"]),
+            run=str(header["run"]),
+            round=int(header["round"]),
+            attempt=int(header["attempt"]),
+            plan=_bytes(config["plan"]),
+            body=dict(header["body"]),
+            arrays={name: _unpack(array) for name, array in message.content.array_records["arrays"].items()},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the instruction cannot be read ({type(error).__name__})") from None
+
+
+def reply_records(reply: Reply) -> RecordDict:
+    """Write a reply as Flower's records."""
+    header = json.dumps({"outcome": reply.outcome, "reason": reply.reason, "body": dict(reply.body)})
+    arrays = ArrayRecord()
+    for name, vector in reply.arrays.items():
+        arrays[name] = _pack(vector)
+    return RecordDict({"reply": ConfigRecord({"header": header.encode()}), "arrays": arrays})
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("not bytes")
+    return value
+
+
+def _pack(vector: np.ndarray) -> Array:
+    return Array(str(vector.dtype), tuple(vector.shape), "tacit.raw", vector.tobytes())
+
+
+def _unpack(array: Array) -> np.ndarray:
+    return np.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
+
+
+_STOCK_BENCH = Workbench()
+
+
+def _stock_agent(context: Context) -> Agent:
+    """Return the agent of a stock SuperNode, whose `--node-config` names its data."""
+    source = context.node_config.get("data")
+    if not isinstance(source, str):
+        raise InputError("the node has no data", where="--node-config", right='give data="csv:FILE"')
+    name = context.node_config.get("name", f"node-{context.node_id}")
+    return Agent(str(name), SourceHoldings(source, os.environ), _STOCK_BENCH)
+
+
+def build_app(agent_of: Callable[[Context], Agent]) -> ClientApp:
+    """Return a ClientApp whose messages go to the agents that `agent_of` names."""
+    built = ClientApp()
+
+    @built.query("prepare")
+    def prepare(message: Message, context: Context) -> Message:
+        return answer(message, context, agent_of)
+
+    @built.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer(message, context, agent_of)
+
+    @built.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return answer(message, context, agent_of)
+
+    return built
+
+
+app = build_app(_stock_agent)

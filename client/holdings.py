@@ -1,0 +1,70 @@
+"""Rows that come from a source of the owner's, fitted to the dictionary that a federation agreed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tacit.models.data import open_source
+from tacit.models.data.rows import Rows, Schema, Source
+from tacit.models.errors import InputError
+from tacit.models.plan import Plan
+
+
+class SourceHoldings:
+    """The rows of one source address, read at first need and kept."""
+
+    def __init__(self, source: str, environ: Mapping[str, str]) -> None:
+        """Remember the address; nothing is read yet."""
+        self._address = source
+        self._environ = environ
+        self._source: Source | None = None
+
+    def training(self, plan: Plan) -> Rows:
+        """Return the source's training rows."""
+        source = self._open(plan)
+        return conform(source.train, source.schema, plan.schema)
+
+    def test(self, plan: Plan) -> Rows | None:
+        """Return the source's own test part, if it has one."""
+        source = self._open(plan)
+        return conform(source.test, source.schema, plan.schema) if source.test is not None else None
+
+    def _open(self, plan: Plan) -> Source:
+        if self._source is None:
+            recipe = plan.recipe
+            self._source = open_source(
+                self._address, task=recipe.task.kind, label=recipe.data.label, environ=self._environ
+            )
+        return self._source
+
+
+def conform(rows: Rows, own: Schema, agreed: Schema) -> Rows:
+    """Return rows that were read under one dictionary as another one names them.
+
+    Columns that the agreed dictionary does not have are left out; labels are renumbered by name. A numeric column may
+    serve as a categorical one (small files often look numeric by accident), never the other way round.
+
+    Raises:
+        InputError: a column is missing or of another kind or shape, or a label is none of the agreed classes.
+    """
+    kinds = {column.name: column for column in own.columns}
+    columns = {}
+    for column in agreed.columns:
+        held = kinds.get(column.name)
+        if held is None:
+            raise InputError(f"the data has no column {column.name!r}", where="data")
+        values = rows.columns[column.name]
+        if held.kind == "numeric" and column.kind == "categorical":
+            values = np.array(["" if np.isnan(value) else f"{value:g}" for value in values], dtype=object)
+        elif held.kind != column.kind or held.shape != column.shape:
+            raise InputError(f"is {held.kind}, the federation's is {column.kind}", where=f"column {column.name!r}")
+        columns[column.name] = values
+    if not agreed.classes:
+        return Rows(columns, rows.labels)
+    numbers = {name: index for index, name in enumerate(agreed.classes)}
+    if any(name not in numbers for name in own.classes):
+        raise InputError("a label is none of the federation's classes", where=f"label {agreed.label!r}")
+    renumbered = np.array([numbers[name] for name in own.classes], dtype=np.int64)
+    return Rows(columns, renumbered[rows.labels])

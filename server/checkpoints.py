@@ -1,0 +1,140 @@
+"""Checkpoints of a run: the whole state after a round in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tacit.models.errors import InputError
+from tacit.server.store.records import CheckpointRef
+
+_VECTOR = "vector"
+_MOMENT = "moment/"
+
+
+@dataclass
+class RunState:
+    """All that a run needs to go on after a round.
+
+    Attributes:
+        round: the last round that counts; 0 after the preparation.
+        plan: the plan's bytes.
+        vector: the global vector, shape `(parameters,)`.
+        moments: the strategy's vectors by name.
+        best_round, best_value: the round whose model is best on the validation share, and how good it is.
+        stopped: why no further round is to run, or empty.
+    """
+
+    round: int
+    plan: bytes
+    vector: NDArray[np.float32]
+    moments: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    best_round: int = 0
+    best_value: float | None = None
+    stopped: str = ""
+
+
+class Checkpoints:
+    """The checkpoint files of one run.
+
+    Only the newest two and the best one are kept. A file is written under a temporary name, flushed to the disk and
+    renamed, so that a crash or a full disk leaves the earlier ones as they were.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Keep the files in `directory`, which is made at the first write."""
+        self.directory = directory
+
+    def write(self, state: RunState) -> CheckpointRef:
+        """Write the state of a round and return what finds it again."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self._path(state.round)
+        temporary = path.with_suffix(".tmp")
+        values: dict[str, Any] = {
+            "round": state.round,
+            "best_round": state.best_round,
+            "best_value": state.best_value,
+            "stopped": state.stopped,
+        }
+        tensors = {_VECTOR: state.vector} | {_MOMENT + name: moment for name, moment in state.moments.items()}
+        try:
+            save_file(tensors, temporary, metadata={"state": json.dumps(values), "plan": state.plan.decode()})
+            digest = _flush(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _flush_directory(self.directory)
+        return CheckpointRef(path.name, digest)
+
+    def read(self, reference: CheckpointRef) -> RunState:
+        """Return the state that a reference names.
+
+        Raises:
+            InputError: the file is missing, or is not the one that was written.
+        """
+        path = self.directory / Path(reference.path).name
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
+        if digest != reference.sha256:
+            raise InputError("is not the checkpoint that was written", where=str(path), right="restore it from a copy")
+        return _read(path)
+
+    def read_round(self, number: int) -> RunState:
+        """Return the state after a round whose file is still kept."""
+        return _read(self._path(number))
+
+    def prune(self, keep: set[int]) -> None:
+        """Remove the files of all rounds but these."""
+        names = {self._path(number).name for number in keep}
+        for path in self.directory.glob("round-*.safetensors"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self.directory / f"round-{number:06d}.safetensors"
+
+
+def _read(path: Path) -> RunState:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        values = json.loads(metadata["state"])
+        return RunState(
+            round=int(values["round"]),
+            plan=metadata["plan"].encode(),
+            vector=tensors.pop(_VECTOR),
+            moments={name.removeprefix(_MOMENT): tensor for name, tensor in tensors.items()},
+            best_round=int(values["best_round"]),
+            best_value=values["best_value"],
+            stopped=str(values["stopped"]),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
+        raise InputError(f"is no checkpoint ({type(error).__name__})", where=str(path)) from None
+
+
+def _flush(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,145 @@
+"""What the messages of a plain round mean: one exchange, one sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.models.messages import Instruction, Reply, float32_vector
+from tacit.server.aggregation import WeightedSum
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """What an exchange is part of: the run, the round, the attempt, and the plan's bytes."""
+
+    run: str
+    round: int
+    attempt: int
+    plan: bytes
+
+
+@dataclass
+class Training:
+    """Train from the global vector and fold the updates into their weighted mean.
+
+    Args:
+        occasion: what it is part of.
+        vector: the global vector, shape `(parameters,)`; sent to everybody, never copied.
+        by_examples: weigh an update by its client's number of examples; otherwise all weigh the same.
+    """
+
+    occasion: Occasion
+    vector: NDArray[np.float32]
+    by_examples: bool
+    names: tuple[str, ...] = ("train",)
+    closes_early: int | None = 0
+
+    def __post_init__(self) -> None:
+        """Start the sums at zero."""
+        self._sum = WeightedSum(self.vector.size)
+        self._loss = 0.0
+
+    def request(self, exchange: int, client: str) -> Instruction:
+        """Ask for one local training pass."""
+        at = self.occasion
+        return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays={"vector": self.vector})
+
+    def accept(self, exchange: int, client: str, reply: Reply) -> None:
+        """Fold one update."""
+        update = float32_vector(reply.arrays, "update", self.vector.size)
+        examples = _number(reply.body, "examples")
+        if examples < 1:
+            raise ValueError("examples is below 1")
+        loss = _number(reply.body, "loss")
+        weight = examples if self.by_examples else 1.0
+        self._sum.add(update, weight)
+        self._loss += weight * loss
+
+    def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
+        """Have nothing more to ask."""
+        return ()
+
+    def mean_update(self) -> NDArray[np.float32]:
+        """Return the weighted mean of the updates, shape `(parameters,)`; call it once."""
+        return self._sum.mean()  # type: ignore[return-value]
+
+    def mean_loss(self) -> float:
+        """Return the weighted mean of the clients' training losses."""
+        return self._loss / self._sum.weight if self._sum.weight else math.nan
+
+
+@dataclass
+class Preparation:
+    """Ask every client for its summable statistics and add them up."""
+
+    occasion: Occasion
+    size: int
+    names: tuple[str, ...] = ("prepare",)
+    closes_early: int | None = None
+
+    def __post_init__(self) -> None:
+        """Start the sum at zero."""
+        self._sum = WeightedSum(self.size, np.float64)
+
+    def request(self, exchange: int, client: str) -> Instruction:
+        """Ask for the statistics."""
+        return Instruction("prepare", self.occasion.run, 0, self.occasion.attempt, self.occasion.plan)
+
+    def accept(self, exchange: int, client: str, reply: Reply) -> None:
+        """Add one client's statistics."""
+        statistics = reply.arrays.get("statistics")
+        if statistics is None or statistics.dtype != np.float64 or statistics.shape != (self.size,):
+            raise ValueError(f"the statistics are not {self.size} numbers of float64")
+        if not np.isfinite(statistics).all():
+            raise ValueError("the statistics hold a value that is not finite")
+        self._sum.add(statistics)
+
+    def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
+        """Have nothing more to ask."""
+        return ()
+
+    def total(self) -> NDArray[np.float64]:
+        """Return the sum over the clients that reported."""
+        return self._sum.total()
+
+
+@dataclass
+class Evaluation:
+    """Measure a model at each client; only a simulation may look at the single answers."""
+
+    occasion: Occasion
+    vector: NDArray[np.float32]
+    names: tuple[str, ...] = ("evaluate",)
+    closes_early: int | None = None
+    by_client: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def request(self, exchange: int, client: str) -> Instruction:
+        """Ask for the metrics on the client's own test rows."""
+        at = self.occasion
+        return Instruction("evaluate", at.run, at.round, at.attempt, at.plan, arrays={"vector": self.vector})
+
+    def accept(self, exchange: int, client: str, reply: Reply) -> None:
+        """Keep one client's metrics."""
+        metrics = reply.body.get("metrics")
+        if not isinstance(metrics, Mapping) or not all(isinstance(v, (int, float)) for v in metrics.values()):
+            raise ValueError("the metrics are not numbers by name")
+        self.by_client[client] = {"examples": _number(reply.body, "examples")} | {
+            str(name): float(value) for name, value in metrics.items()
+        }
+
+    def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
+        """Have nothing more to ask."""
+        return ()
+
+
+def _number(body: Mapping[str, Any], name: str) -> float:
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} is not a finite number")
+    return float(value)

@@ -1,0 +1,58 @@
+"""Keeps the rounds of a run: the checkpoint file first, then one transaction that points at it."""
+
+from __future__ import annotations
+
+from tacit.server.checkpoints import Checkpoints, RunState
+from tacit.server.run import RoundReport
+from tacit.server.store import Store
+from tacit.server.store.records import Participation, RoundRecord
+
+
+class StoreRecorder:
+    """A recorder over the store and a directory of checkpoints.
+
+    A crash between the file and the transaction leaves a file that nothing points at; the round is then run again
+    and overwrites it. There is no moment at which the database points at a file that is not on the disk.
+    """
+
+    def __init__(self, store: Store, run: str, checkpoints: Checkpoints) -> None:
+        """Record the rounds of `run`."""
+        self._store = store
+        self._run = run
+        self._checkpoints = checkpoints
+
+    def resume_point(self) -> RunState | None:
+        """Return the state after the last committed round, or None for a run that has not begun."""
+        last = self._store.last_committed_round(self._run)
+        if last is None or last.checkpoint is None:
+            return None
+        return self._checkpoints.read(last.checkpoint)
+
+    def commit(self, report: RoundReport, state: RunState | None) -> None:
+        """Keep a round and its state."""
+        reference = self._checkpoints.write(state) if state is not None else None
+        self._store.commit_round(
+            self._run,
+            RoundRecord(
+                number=report.number,
+                attempt=report.attempt,
+                outcome="committed" if report.committed else "aborted",
+                seconds=report.seconds,
+                metrics=dict(report.metrics),
+                participation=tuple(
+                    Participation(p.client, p.outcome, p.reason, p.exchange) for p in report.participants
+                ),
+                checkpoint=reference,
+                extra={"reason": report.reason} if report.reason else {},
+            ),
+        )
+        if state is not None:
+            self._checkpoints.prune({state.round, state.round - 1, state.best_round})
+
+    def state_of(self, round_number: int) -> RunState:
+        """Return the kept state of an earlier round."""
+        return self._checkpoints.read_round(round_number)
+
+    def attempts(self, round_number: int) -> int:
+        """Return how many attempts at a round were kept."""
+        return sum(record.number == round_number for record in self._store.rounds(self._run))
