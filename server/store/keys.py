@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,6 +18,7 @@ from tacit.server.store.records import SCOPES, KeyRecord, NewKey, Scope
 from tacit.server.store.tables import KeyRow
 
 _PREFIX = "tacit"
+_KEY_ID = re.compile(r"[0-9a-f]{12}")
 _NO_DIGEST = "0" * 64
 
 
@@ -50,7 +52,8 @@ def check(session: Session, secret: str) -> KeyRecord | None:
     """
     digest = _digest(secret)
     _, _, rest = secret.partition("_")
-    row = session.get(KeyRow, rest.partition("_")[0])
+    key_id = rest.partition("_")[0]
+    row = session.get(KeyRow, key_id) if _KEY_ID.fullmatch(key_id) else None
     matches = hmac.compare_digest(digest, row.secret_sha256 if row else _NO_DIGEST)
     return _record(row) if row and matches and row.revoked_at is None else None
 
@@ -62,9 +65,9 @@ def list_all(session: Session) -> list[KeyRecord]:
 
 def revoke(session: Session, key_id: str, now: datetime) -> KeyRecord:
     """Make a key useless from now on; a revoked key keeps its first time."""
-    row = session.get(KeyRow, key_id, with_for_update=True)
+    row = session.get(KeyRow, key_id, with_for_update=True) if _KEY_ID.fullmatch(key_id) else None
     if row is None:
-        raise InputError("there is no such key", where=f"key {key_id}", right="`tacit serve keys list` names them")
+        raise InputError("there is no such key", where=f"key {key_id!r}", right="`tacit serve keys list` names them")
     row.revoked_at = row.revoked_at or now
     return _record(row)
 

@@ -55,7 +55,8 @@ def add_version(session: Session, new: NewModelVersion, now: datetime) -> tuple[
 
 def get_version(session: Session, name: str, version: int) -> ModelVersion:
     """Return one version of a model."""
-    row = session.get(ModelVersionRow, (name, version))
+    _known_model(session, name)
+    row = session.get(ModelVersionRow, (name, version)) if 0 < version < 2**31 else None
     if row is None:
         raise InputError(
             f"there is no version {version}", where=f"model {name}", right=f"`tacit model show {name}` lists them"
@@ -106,6 +107,8 @@ def set_alias(
 
 def alias_of(session: Session, name: str, alias: str) -> int | None:
     """Return the version that an alias points at, None when it was never set."""
+    if not _NAME.fullmatch(name) or not _ALIAS.fullmatch(alias):
+        return None
     query = (
         select(AliasChangeRow.version)
         .where(AliasChangeRow.name == name, AliasChangeRow.alias == alias)
@@ -128,9 +131,9 @@ def _current_aliases() -> Select[AliasChangeRow]:
 
 
 def _known_model(session: Session, name: str, *, lock: bool = False) -> ModelRow:
-    row = session.get(ModelRow, name, with_for_update=lock)
+    row = session.get(ModelRow, name, with_for_update=lock) if _NAME.fullmatch(name) else None
     if row is None:
-        raise InputError("there is no such model", where=f"model {name}", right="`tacit model list` names them")
+        raise InputError("there is no such model", where=f"model {name!r}", right="`tacit model list` names them")
     return row
 
 

@@ -29,7 +29,7 @@ from tacit.server.store.tables import ParticipationRow, RoundMetricRow, RoundRow
 
 def create(session: Session, run: NewRun, now: datetime) -> RunRecord:
     """Add a run that is running from now on."""
-    if not run.run or not run.run.isprintable() or len(run.run) > 200:
+    if not _is_name(run.run):
         raise InputError("a run needs a printable name of at most 200 characters")
     row = RunRow(
         run=run.run,
@@ -164,13 +164,18 @@ def next_attempt(session: Session, run: str, number: int) -> int:
 
 def exists(session: Session, run: str) -> bool:
     """Return whether there is such a run."""
-    return session.get(RunRow, run) is not None
+    return _is_name(run) and session.get(RunRow, run) is not None
+
+
+def _is_name(run: str) -> bool:
+    # Also before reading: names come out of URLs, and drivers raise errors of their own for NUL and lone surrogates.
+    return bool(run) and run.isprintable() and len(run) <= 200
 
 
 def _row(session: Session, run: str, *, lock: bool = False) -> RunRow:
-    row = session.get(RunRow, run, with_for_update=lock)
+    row = session.get(RunRow, run, with_for_update=lock) if _is_name(run) else None
     if row is None:
-        raise InputError("there is no such run", where=f"run {run}", right="`tacit runs list` names them")
+        raise InputError("there is no such run", where=f"run {run!r}", right="`tacit runs list` names them")
     return row
 
 
