@@ -1,0 +1,119 @@
+"""Random rotation: spreads a vector's energy evenly over its coordinates, so that none needs many bits.
+
+`R = E_2 E_1`, each `E = H D` on a window of `m = 2^floor(log2 n)` coordinates, the first `m` and then the last `m`: `D`
+random signs, `H` the normalised Walsh-Hadamard matrix. If n is a power of two, `R = E_1`. Two overlapping windows take
+the place of one padded to a power of two (Kairouz, Liu, Steinke 2021), so the dimension, and with it the upload and the
+noise, stays n. `R` is orthogonal: L2 norms and sums pass through it unchanged, and `unrotate` is its inverse.
+
+Whatever the vector `x`, each rotated coordinate is a sum over random signs whose squared weights add up to at most
+`|x|^2 / m`, so by Hoeffding `P[|y_i| > t] <= 2 exp(-t^2 m / (2 |x|^2))`, over the signs. The signs are public: rotation
+protects nothing, it saves bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.privacy.errors import PrivacyError
+from tacit.privacy.randomness import KEY_BYTES, Keystream
+
+_LABEL: Final = b"tacit/rotation/1\x00"
+_CACHED: Final = 1 << 15  # two buffers of 256 KiB
+
+
+def rotate(vector: NDArray[np.floating], seed: bytes) -> NDArray[np.float64]:
+    """Return the rotated copy of `vector`, shape `(n,)`, for a public seed of 32 bytes; n may be any positive number.
+
+    Raises:
+        PrivacyError: the vector is not one-dimensional or empty, or the seed does not have 32 bytes.
+    """
+    rotated = _copied(vector)
+    for window, signs in _windows(seed, rotated.size):
+        rotated[window] *= signs
+        _hadamard(rotated[window])
+    return rotated
+
+
+def unrotate(rotated: NDArray[np.floating], seed: bytes) -> NDArray[np.float64]:
+    """Undo `rotate` for the same seed; sums of rotated vectors become sums of vectors.
+
+    Raises:
+        PrivacyError: the vector is not one-dimensional or empty, or the seed does not have 32 bytes.
+    """
+    vector = _copied(rotated)
+    for window, signs in reversed(_windows(seed, vector.size)):
+        _hadamard(vector[window])
+        vector[window] *= signs
+    return vector
+
+
+def coordinate_bound(l2_clip: float, dimension: int, log2_failure: float = -40.0) -> float:
+    """Return a `t` that no rotated coordinate of a vector of norm `l2_clip` exceeds but with 2^log2_failure.
+
+    The probability is over the rotation's signs and covers all `dimension` coordinates of one vector.
+    """
+    window = 1 << (dimension.bit_length() - 1)
+    return l2_clip * math.sqrt(2.0 * (math.log(2.0 * dimension) - log2_failure * math.log(2.0)) / window)
+
+
+def _copied(vector: NDArray[np.floating]) -> NDArray[np.float64]:
+    if vector.ndim != 1 or not vector.size:
+        raise PrivacyError(f"a rotation is of a vector with at least one coordinate, not of shape {vector.shape}")
+    return np.array(vector, dtype=np.float64)
+
+
+def _windows(seed: bytes, dimension: int) -> list[tuple[slice, NDArray[np.int8]]]:
+    """Return the windows in the order of rotation, each with its signs of shape `(m,)`; a power of two needs one."""
+    if len(seed) != KEY_BYTES:
+        raise PrivacyError(f"a rotation seed has {KEY_BYTES} bytes, not {len(seed)}")
+    size = 1 << (dimension.bit_length() - 1)
+    spans = [slice(0, size)] if size == dimension else [slice(0, size), slice(dimension - size, dimension)]
+    stream = Keystream(hashlib.sha256(_LABEL + seed).digest())
+    windows = []
+    for span in spans:
+        packed = np.frombuffer(stream.bytes(max(1, size // 8)), dtype=np.uint8)
+        bits = np.unpackbits(packed, count=size, bitorder="little").view(np.int8)
+        windows.append((span, 1 - 2 * bits))
+    return windows
+
+
+def _hadamard(values: NDArray[np.float64]) -> None:
+    """Multiply `values`, shape `(m,)` with m a power of two, by the normalised Walsh-Hadamard matrix, in place.
+
+    Laid out as a matrix, the transform is one along the columns and one along the rows. Both run over the first axis,
+    the second after a transposition, so that every addition is over long contiguous rows. Additions alone, in a fixed
+    order: the result is the same on every machine, which a matrix product would not promise.
+    """
+    rows = 1 << ((values.size.bit_length() - 1) // 2)
+    matrix = values.reshape(rows, -1)
+    _butterflies(matrix)
+    turned = np.ascontiguousarray(matrix.T)
+    _butterflies(turned)
+    turned *= 1.0 / math.sqrt(values.size)
+    matrix[...] = turned.T
+
+
+def _butterflies(matrix: NDArray[np.float64]) -> None:
+    """Apply the unnormalised transform along the first axis, in place, a cacheful of columns at a time.
+
+    Constant geometry: each pass adds and subtracts the two halves and interleaves the results, so after as many passes
+    as the row index has bits every row is back in its place and no pass has strides of its own.
+    """
+    rows = matrix.shape[0]
+    width = min(matrix.shape[1], max(64, _CACHED // rows))
+    here, there = np.empty(rows * width), np.empty(rows * width)
+    for start in range(0, matrix.shape[1], width):
+        part = matrix[:, start : start + width]
+        here.reshape(rows, width)[...] = part
+        for _ in range(rows.bit_length() - 1):
+            upper, lower = here.reshape(2, rows // 2, width)
+            interleaved = there.reshape(rows // 2, 2, width)
+            np.add(upper, lower, out=interleaved[:, 0])
+            np.subtract(upper, lower, out=interleaved[:, 1])
+            here, there = there, here
+        part[...] = here.reshape(rows, width)
