@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -95,7 +95,7 @@ class Features:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one transformed row: `(features,)`, or `(channels, height, width)` of an image."""
         first = self.schema.columns[0]
-        return first.shape if first.kind == "image" else (sum(map(_width, self.encoders)),)
+        return first.shape if first.kind == "image" else (self._starts[-1],)
 
     @property
     def digest(self) -> str:
@@ -112,8 +112,8 @@ class Features:
             InputError: the rows lack a column or have one of another shape.
         """
         result = np.zeros((len(rows), *self.input_shape), dtype=np.float32)
-        start = 0
-        for column, encoder in zip(self.schema.columns, self.encoders, strict=True):
+        numbers: list[NDArray[Any]] = []
+        for column, encoder, start in zip(self.schema.columns, self.encoders, self._starts, strict=False):
             values = column_values(rows, column)
             if isinstance(encoder, OneHot):
                 slots = encoder.slots[category_buckets(column.name, values)]
@@ -121,10 +121,29 @@ class Features:
             elif column.kind == "image":
                 _standardise_images(values, encoder, out=result)
             else:
-                # NaN compares with nothing, so it passes the clipping and becomes the mean here.
-                result[:, start] = np.nan_to_num(_standardised(values, encoder.mean[0], encoder.scale[0]), nan=0.0)
-            start += _width(encoder)
+                numbers.append(values)
+        if numbers:
+            slots, mean, scale = self._numeric
+            standardised = _standardised(np.stack(numbers, axis=1), mean, scale)
+            standardised[np.isnan(standardised)] = 0.0
+            result[:, slots] = standardised
         return result
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """The first slot of each column, and the number of slots at the end."""
+        return tuple(accumulate(map(_width, self.encoders), initial=0))
+
+    @cached_property
+    def _numeric(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """The slots, means and scales of the numeric columns."""
+        found = [
+            (start, encoder.mean[0], encoder.scale[0])
+            for encoder, start in zip(self.encoders, self._starts, strict=False)
+            if isinstance(encoder, Standardise)
+        ]
+        slots, means, scales = zip(*found, strict=True)
+        return np.array(slots, dtype=np.int64), np.array(means), np.array(scales)
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, strings and numbers, from which the very same features can be read."""
@@ -229,7 +248,9 @@ def _standardise(
     return Standardise(tuple(mean.tolist()), tuple(scale.tolist()))
 
 
-def _standardised(values: NDArray[Any], mean: float, scale: float) -> NDArray[np.float64]:
+def _standardised(
+    values: NDArray[Any], mean: float | NDArray[np.float64], scale: float | NDArray[np.float64]
+) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):
         return np.clip((values - mean) / scale, -MAX_STANDARD_DEVIATIONS, MAX_STANDARD_DEVIATIONS)
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import islice
 
 from tacit.models.errors import InputError
 
 _SHOWN_CHARACTERS = 64
+_COMPARED_NAMES = 1000
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that looks most like `name`, or None when nothing is known.
 
-    Only the first 64 characters are compared: the time is quadratic and the name may come from a stranger.
+    Only 64 characters of 1000 names are compared: the time is quadratic and the name may come from a stranger.
     """
     asked = name[:_SHOWN_CHARACTERS].lower()
     return max(
-        known, key=lambda other: SequenceMatcher(None, asked, other[:_SHOWN_CHARACTERS].lower()).ratio(), default=None
+        islice(known, _COMPARED_NAMES),
+        key=lambda other: SequenceMatcher(None, other[:_SHOWN_CHARACTERS].lower(), asked).ratio(),
+        default=None,
     )
 
 

@@ -55,6 +55,11 @@ def open_csv(location: str, options: Mapping[str, str], *, task: str, label: str
     test_path = find_test_file(location, options)
     paths = table_files(location, _SUFFIXES, test_path)
     train = joined(read_csv(path, layout) for path in paths)
+    if layout.header and not layout.names and label not in train.columns and any(map(_is_number, train.columns)):
+        # The first line is taken for data, so nothing of it is shown.
+        raise InputError(
+            f"has no column {label!r}, and its first line holds numbers", where=location, right="header=none&names=a,b"
+        )
     test = read_csv(test_path, layout) if test_path else None
     return table_source(train, test, options, task=task, label=label, where=location, infer=True)
 
@@ -103,6 +108,14 @@ def _format(options: Mapping[str, str]) -> Format:
         raise InputError("is not understood", where="option header", right="header=none, or no such option")
     missing = frozenset(("", *listed(options, "na"))) if "na" in options else MISSING
     return Format(separator, "header" not in options, listed(options, "names"), missing, options.get("comment", ""))
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 class _Fields(dict[str, str]):
@@ -165,9 +178,10 @@ def read_csv(path: Path, layout: Format) -> Table:
         del rows[:1], lines[:1]
     if not rows:
         raise InputError("holds no rows", where=str(path), right="at least one line of data")
-    repeated = next((name for n, name in enumerate(names) if name in names[:n]), None)
-    if repeated is not None:
-        raise InputError(f"has two columns {repeated!r}", where=str(path), right="names that differ, or names=a,b")
+    if len(set(names)) < len(names):
+        raise InputError(
+            "two columns have the same name", where=f"{path}: line 1", right="names that differ, or header=none"
+        )
     columns = {}
     for name, column in zip(names, zip(*rows, strict=True), strict=True):
         columns[name] = np.array(column, dtype=object)

@@ -55,9 +55,9 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise InputError("there is no such file", where=str(path), right="a path that exists")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if name in ("x", "y", "x_test", "y_test")}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error):
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error, RuntimeError):
         raise InputError(
             "is truncated, or no archive of plain arrays", where=str(path), right="what numpy.savez writes"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,13 @@ def listed(options: Mapping[str, str], key: str) -> tuple[str, ...]:
     if len(set(items)) != len(items):
         raise InputError("names something twice", where=f"option {key}", right="each name once")
     return items
+
+
+def written(names: Iterable[str]) -> str:
+    """Write a list so that `listed` reads the same names."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
 
 
 def whole_number(options: Mapping[str, str], key: str, default: int, *, minimum: int, maximum: int) -> int:

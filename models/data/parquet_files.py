@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.data.csv_files import find_test_file, table_files
-from tacit.models.data.options import check_options, check_task
+from tacit.models.data.options import check_options, check_task, listed
 from tacit.models.data.rows import Source
 from tacit.models.data.tables import TABLE_OPTIONS, Table, joined, table_source
 from tacit.models.errors import InputError
@@ -29,13 +29,14 @@ def open_parquet(location: str, options: Mapping[str, str], *, task: str, label:
     check_options("parquet", options, TABLE_OPTIONS)
     check_task("parquet", task, ("tabular-classification", "tabular-regression"))
     test_path = find_test_file(location, options)
-    train = joined(read_parquet(path) for path in table_files(location, (".parquet",), test_path))
-    test = read_parquet(test_path) if test_path else None
+    dropped = listed(options, "drop")
+    train = joined(read_parquet(path, dropped) for path in table_files(location, (".parquet",), test_path))
+    test = read_parquet(test_path, dropped) if test_path else None
     return table_source(train, test, options, task=task, label=label, where=location, infer=False)
 
 
-def read_parquet(path: Path) -> Table:
-    """Read one file.
+def read_parquet(path: Path, dropped: tuple[str, ...] = ()) -> Table:
+    """Read one file; the columns in `dropped` may be of any type, and are empty.
 
     Raises:
         InputError: the file is malformed, has no rows, or a column of a type that is not supported.
@@ -56,7 +57,7 @@ def read_parquet(path: Path) -> Table:
     if len(set(table.column_names)) != len(table.column_names):
         raise InputError("has two columns of one name", where=str(path), right="names that differ")
     columns = {
-        name: _values(column, f"{path}: column {name!r}")
+        name: np.full(len(column), "", dtype=object) if name in dropped else _values(column, f"{path}: column {name!r}")
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     count = table.num_rows

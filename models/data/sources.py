@@ -10,9 +10,9 @@ from tacit.models.data.csv_files import open_csv
 from tacit.models.data.idx_files import open_idx
 from tacit.models.data.image_folders import open_images
 from tacit.models.data.npz_file import open_npz
-from tacit.models.data.options import parse_address
+from tacit.models.data.options import Address, listed, parse_address, written
 from tacit.models.data.parquet_files import open_parquet
-from tacit.models.data.rows import Source
+from tacit.models.data.rows import Schema, Source
 from tacit.models.data.sklearn_sets import open_sklearn
 from tacit.models.data.synthetic import open_synthetic
 from tacit.models.errors import InputError
@@ -50,7 +50,24 @@ CONNECTORS: dict[str, Connector] = {
 }
 
 
-def open_source(source: str, *, task: str, label: str = "label", environ: Mapping[str, str]) -> Source:
+# What the agreed dictionary of a federation can fix when one owner's own rows leave it open.
+_FIXED_BY_SCHEMA: dict[str, tuple[str, ...]] = {
+    "csv": ("numeric", "categorical", "classes"),
+    "idx": ("classes",),
+    "images": ("channels", "classes"),
+    "npz": ("classes",),
+    "parquet": ("numeric", "categorical", "classes"),
+}
+
+
+def open_source(
+    source: str,
+    *,
+    task: str,
+    label: str = "label",
+    environ: Mapping[str, str],
+    agreed: Schema | None = None,
+) -> Source:
     """Read the data source `scheme:location?option=value&...` whole into memory.
 
     Installed distributions add schemes through the entry point group `tacit.connectors` (name: the scheme; object: a
@@ -61,13 +78,33 @@ def open_source(source: str, *, task: str, label: str = "label", environ: Mappin
         task: the recipe's task kind.
         label: the name of the label; for a table, the column that holds it.
         environ: where variables come from, usually `os.environ`.
+        agreed: the dictionary of a federation, if there is one. Kinds of columns and classes then come from it where
+            the address does not give them, and not from the rows of one owner, which may hold one class alone.
 
     Raises:
         InputError: the address is malformed, its scheme unknown, or the source cannot be used.
     """
     address = parse_address(source, environ)
     connector = CONNECTORS.get(address.scheme) or _installed_connector(address.scheme)
-    return connector(address.location, address.options, task=task, label=label)
+    options = {**address.options, **_agreed_options(address, agreed)} if agreed else address.options
+    return connector(address.location, options, task=task, label=label)
+
+
+def _agreed_options(address: Address, agreed: Schema) -> dict[str, str]:
+    """Return the options that say what `agreed` does, for columns that the address leaves open."""
+    fixed = _FIXED_BY_SCHEMA.get(address.scheme, ())
+    given = {kind: listed(address.options, kind) for kind in ("numeric", "categorical", "drop")}
+    mentioned = {name for names in given.values() for name in names}
+    options: dict[str, str] = {}
+    for kind in ("numeric", "categorical"):
+        names = [column.name for column in agreed.columns if column.kind == kind and column.name not in mentioned]
+        if kind in fixed and names:
+            options[kind] = written((*given[kind], *names))
+    if "channels" in fixed and agreed.columns[0].kind == "image" and "channels" not in address.options:
+        options["channels"] = str(agreed.columns[0].shape[0])
+    if "classes" in fixed and agreed.classes and "classes" not in address.options:
+        options["classes"] = written(agreed.classes)
+    return options
 
 
 def _installed_connector(scheme: str) -> Connector:
