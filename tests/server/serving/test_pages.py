@@ -1,0 +1,88 @@
+"""The pages for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tacit.server.serving.statement import privacy_sentence
+
+PAGES = ("/", "/docs", "/models/numbers", "/models/pictures/versions/1")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_loads_nothing_from_elsewhere_and_has_no_inline_code(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    for address in re.findall(r"""\s(?:src|href|action)="([^"]*)""", answer.text):
+        assert address.startswith(("/", "#"))
+        if address.startswith("/"):
+            assert client.get(address).status_code == 200
+    assert not re.search(r"<script>|<style|style=|\son[a-z]+=", answer.text)
+
+
+def test_the_index_lists_models_with_what_was_promised(client: TestClient) -> None:
+    text = client.get("/").text
+    assert "Differentially private per client: epsilon = 4, delta = 1e-05, against the coordinator." in text
+    assert text.count("No privacy guarantee is recorded with this version.") == 3
+
+
+def test_an_empty_registry_says_so(client: TestClient, source: Any) -> None:
+    source.registered.clear()
+    assert "No model is registered yet." in client.get("/").text
+
+
+def test_a_model_page_has_a_field_for_every_column(client: TestClient) -> None:
+    text = client.get("/models/mixed").text
+    assert re.findall(r'data-kind="(\w+)" data-name="(\w+)"', text) == [("numeric", "age"), ("categorical", "job")]
+
+
+def test_names_are_escaped(client: TestClient, source: Any) -> None:
+    source.add("mixed", source.loaded[source.registered["mixed"][0].digest], privacy={"unit": "<b>client</b>"})
+    assert "<b>" not in client.get("/models/mixed").text
+
+
+def test_a_tampered_version_is_shown_as_not_served_and_has_no_form(client: TestClient, source: Any) -> None:
+    source.tampered.add(source.registered["mixed"][0].digest)
+    text = client.get("/models/mixed").text
+    assert "This version is not served" in text
+    assert "<form" not in text
+
+
+def test_the_form_predicts_but_only_takes_json(client: TestClient) -> None:
+    path = "/models/prices/versions/1/try"
+    assert client.post(path, json={"inputs": [{"rooms": 2}]}).json()["predictions"] == [{"value": 2.0}]
+    assert (
+        client.post(path, content=b'{"inputs": [{"rooms": 2}]}', headers={"Content-Type": "text/plain"}).status_code
+        == 415
+    )
+
+
+@pytest.mark.parametrize("name", ["base.html", "..%2Fapp.py", "try.js.map"])
+def test_only_the_assets_are_served(client: TestClient, name: str) -> None:
+    assert client.get(f"/assets/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        {"unit": "none", "epsilon": 1.0, "delta": 1e-5},
+        {"unit": "client", "epsilon": None, "delta": 1e-5},
+        {"unit": "client", "epsilon": float("inf"), "delta": 1e-5},
+        {"unit": "client", "epsilon": 1.0},
+        {"unit": "client", "epsilon": True, "delta": 1e-5},
+        {"unit": "planet", "epsilon": 1.0, "delta": 1e-5},
+        {},
+    ],
+)
+def test_an_incomplete_statement_promises_nothing(statement: dict[str, Any]) -> None:
+    assert privacy_sentence(statement) == "No privacy guarantee is recorded with this version."
+
+
+def test_a_hypothetical_statement_is_called_that() -> None:
+    sentence = privacy_sentence({"unit": "client", "epsilon": 1.0, "delta": 1e-5, "hypothetical": True})
+    assert sentence.startswith("Hypothetical") and "no guarantee" in sentence
