@@ -90,22 +90,25 @@ class Keystream:
 
     Args:
         key: 32 secret bytes.
+        first_block: the block of 16 bytes to start at, so that several can read parts of one stream.
 
     Raises:
         ValueError: the key does not have 32 bytes.
     """
 
-    def __init__(self, key: bytes) -> None:
-        """Start the stream at its first byte."""
+    def __init__(self, key: bytes, *, first_block: int = 0) -> None:
+        """Start the stream at its first byte, or at a later block."""
         if len(key) != KEY_BYTES:
             raise ValueError(f"a keystream's key has {KEY_BYTES} bytes, not {len(key)}")
-        self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._cipher = Cipher(algorithms.AES(key), modes.CTR(first_block.to_bytes(16, "big"))).encryptor()
 
     def update_into(self, buffer: bytearray | memoryview | NDArray[np.generic]) -> None:
         """Overwrite a writable contiguous buffer with the next bytes of the stream.
 
         The work is done in pieces of `CHUNK_BYTES` outside the interpreter lock, so threads run in parallel.
         """
+        if not len(buffer):  # no view of an empty array can be cast
+            return
         view = (buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)).cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             piece = view[start : start + CHUNK_BYTES]

@@ -89,3 +89,13 @@ def test_a_buffer_is_filled_in_place():
     buffer = np.ones(1000, dtype=np.uint16)
     Keystream(b"k" * 32).update_into(buffer)
     assert buffer.tobytes() == Keystream(b"k" * 32).bytes(2000)
+
+
+def test_a_stream_can_be_entered_at_any_block():
+    assert Keystream(b"k" * 32, first_block=3).bytes(40) == Keystream(b"k" * 32).bytes(88)[48:]
+
+
+def test_reading_nothing_is_allowed():
+    stream = Keystream(b"k" * 32)
+    assert stream.words32(0).shape == stream.words64(0).shape == (0,)
+    assert stream.bytes(0) == b""

@@ -1,0 +1,151 @@
+"""The keys of one attempt of a round, and what they are derived from.
+
+Everything is bound to what both ends agreed on by then: the masking key to the offer, the keys of shares to the roster
+(T1), the keys of masks to the roster and the set of share holders (T2). Whoever is shown another offer, roster or set
+derives other keys, and gets noise where an attack would need a difference.
+
+X25519 (RFC 7748) agrees on secrets, HKDF-SHA256 (RFC 5869) derives keys from them. Numbers modulo p = 2^255 - 19 travel
+as 32 bytes, little-endian, and only their canonical form is accepted.
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from tacit.privacy.codec import Writer, sha256
+from tacit.privacy.errors import RemoteProtocolError
+from tacit.privacy.randomness import KEY_BYTES, Keystream
+from tacit.privacy.secagg.shamir import PRIME
+
+LABEL = "tacit/secagg/1/"
+ZERO_NONCE = bytes(12)
+SHARES_BYTES = 2 * KEY_BYTES  # a share of b and a share of s
+CIPHERTEXT_BYTES = SHARES_BYTES + 16
+
+
+def label_bytes(name: str) -> bytes:
+    """Return the label of a purpose, with the byte that ends it."""
+    return (LABEL + name).encode() + b"\0"
+
+
+def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """Return 32 bytes of HKDF-SHA256."""
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt, info).derive(secret)
+
+
+def element(stream: Keystream) -> int:
+    """Return a number that is uniform modulo p, by rejection."""
+    while (number := int.from_bytes(stream.bytes(KEY_BYTES), "little") & ((1 << 255) - 1)) >= PRIME:
+        pass
+    return number
+
+
+def element_bytes(number: int) -> bytes:
+    """Return the 32 bytes of a number modulo p."""
+    return number.to_bytes(KEY_BYTES, "little")
+
+
+def element_of(encoded: bytes) -> int:
+    """Read a number modulo p.
+
+    Raises:
+        ValueError: not 32 bytes, or not below p.
+    """
+    number = int.from_bytes(encoded, "little")
+    if len(encoded) != KEY_BYTES or number >= PRIME:
+        raise ValueError("a share or key is no number modulo 2^255 - 19 in 32 bytes")
+    return number
+
+
+def public_of(private_key: bytes) -> bytes:
+    """Return the X25519 public key."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def exchange(private_key: bytes, public_key: bytes) -> bytes:
+    """Return the X25519 secret that two members share.
+
+    Raises:
+        RemoteProtocolError: `low-order-point`: the public key would make the secret known to everybody.
+    """
+    try:
+        return X25519PrivateKey.from_private_bytes(private_key).exchange(X25519PublicKey.from_public_bytes(public_key))
+    except ValueError:
+        raise RemoteProtocolError("low-order-point", "a public key gives the same secret to everybody") from None
+
+
+def check_point(public_key: bytes) -> None:
+    """Refuse public keys of low order, and those not in canonical form, which would be equal to others unseen.
+
+    Raises:
+        RemoteProtocolError: `low-order-point`, or `malformed`.
+    """
+    try:
+        element_of(public_key)
+    except ValueError:
+        raise RemoteProtocolError("malformed", "a public key is not in canonical form") from None
+    exchange(bytes(KEY_BYTES), public_key)  # any private key meets a point of low order in zero
+
+
+def masking_key(seed: int, offer_digest: bytes) -> bytes:
+    """Return the X25519 private key of the shared number s: `HKDF(s, salt=H(Offer))`."""
+    return hkdf(element_bytes(seed), offer_digest, label_bytes("masking-key"))
+
+
+def commitment(seed: int, offer_digest: bytes, client: str) -> bytes:
+    """Return `H(label, H(Offer), id, b)`."""
+    body = Writer().fixed(offer_digest).text(client).fixed(element_bytes(seed)).getvalue()
+    return sha256(label_bytes("seed-commitment"), body)
+
+
+def self_mask_key(seed: int, survivors_transcript: bytes, member: int) -> bytes:
+    """Return the key of PRG(b), `HKDF(b, salt=T2)`."""
+    return hkdf(element_bytes(seed), survivors_transcript, label_bytes("self-mask") + member.to_bytes(2, "big"))
+
+
+def pair_mask_key(secret: bytes, survivors_transcript: bytes, one: int, other: int) -> bytes:
+    """Return the key of PRG_ij, `HKDF(DH(s_i, S_j), salt=T2)`, the same for both members."""
+    pair = min(one, other).to_bytes(2, "big") + max(one, other).to_bytes(2, "big")
+    return hkdf(secret, survivors_transcript, label_bytes("pair-mask") + pair)
+
+
+def share_key(secret: bytes, roster_transcript: bytes, dealer: int, holder: int) -> bytes:
+    """Return the key of the one ciphertext from dealer to holder: `HKDF(DH(c_i, C_j), salt=T1, info=i, j)`.
+
+    It is used for one message, so that a fixed nonce is sound.
+    """
+    pair = dealer.to_bytes(2, "big") + holder.to_bytes(2, "big")
+    return hkdf(secret, roster_transcript, label_bytes("share-key") + pair)
+
+
+def share_binding(roster_transcript: bytes, dealer: int, holder: int, threshold: int) -> bytes:
+    """Return the associated data of a ciphertext: T1, dealer, holder, the holder's point, and t."""
+    writer = Writer().fixed(label_bytes("shares")).fixed(roster_transcript)
+    return writer.u16(dealer).u16(holder).u16(point_of(holder)).u16(threshold).getvalue()
+
+
+def seal_shares(key: bytes, binding: bytes, seed_share: int, key_share: int) -> bytes:
+    """Return the ciphertext of a share of b and a share of s (AES-256-GCM)."""
+    return AESGCM(key).encrypt(ZERO_NONCE, element_bytes(seed_share) + element_bytes(key_share), binding)
+
+
+def open_shares(key: bytes, binding: bytes, ciphertext: bytes) -> tuple[int, int]:
+    """Return the share of b and the share of s.
+
+    Raises:
+        RemoteProtocolError: `bad-ciphertext`: the dealer did not encrypt two numbers modulo p to this holder.
+    """
+    try:
+        plain = AESGCM(key).decrypt(ZERO_NONCE, ciphertext, binding)
+        return element_of(plain[:KEY_BYTES]), element_of(plain[KEY_BYTES:])
+    except (InvalidTag, ValueError):
+        raise RemoteProtocolError("bad-ciphertext", "a share does not open") from None
+
+
+def point_of(member: int) -> int:
+    """Return the point at which a member, by its position in the roster, holds shares."""
+    return member + 1
