@@ -72,6 +72,9 @@ class Task(Protocol):
     def metrics(self, schema: Schema) -> Metrics:
         """Return metrics that have counted nothing yet."""
 
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Return, on the CPU, the probability of each class, `(batch, classes)`, or the values, `(batch,)`."""
+
     def describe(self, outputs: Tensor, schema: Schema) -> list[Prediction]:
         """Return what the network's outputs `(batch, outputs)` say about each row."""
 
@@ -126,9 +129,13 @@ class Classification:
 
         return ClassificationMetrics(len(schema.classes))
 
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Return the probability of each class, float32, `(batch, classes)`."""
+        return torch.softmax(outputs.detach().float(), dim=-1).cpu()
+
     def describe(self, outputs: Tensor, schema: Schema) -> list[Prediction]:
         """Return the likeliest class, and the probabilities of all."""
-        probabilities = torch.softmax(outputs.detach().float(), dim=-1).cpu()
+        probabilities = self.scores(outputs)
         best = probabilities.argmax(dim=-1).tolist()
         return [
             ClassPrediction(schema.classes[index], row[index], dict(zip(schema.classes, row, strict=True)))
@@ -178,10 +185,13 @@ class TabularRegression:
 
         return RegressionMetrics(self.target_mean, self.target_scale)
 
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Return the values in the targets' own unit, float32, `(batch,)`."""
+        return (outputs.detach().squeeze(-1).cpu().double() * self.target_scale + self.target_mean).float()
+
     def describe(self, outputs: Tensor, schema: Schema) -> list[Prediction]:
         """Return the value in the targets' own unit."""
-        values = outputs.detach().squeeze(-1).cpu().double() * self.target_scale + self.target_mean
-        return [ValuePrediction(value) for value in values.tolist()]
+        return [ValuePrediction(value) for value in self.scores(outputs).tolist()]
 
     def with_target_statistics(self, mean: float, scale: float) -> TabularRegression:
         """Return the task for standardised targets; a scale of 0 (all targets equal) counts as 1."""

@@ -148,10 +148,9 @@ def train_locally(
     model.train()
     with torch.random.fork_rng(devices=_generators_of(weights.device), device_type=weights.device.type):
         _seed_model(weights.device, model_seed)
-        for batches in _passes(examples, settings, order):
+        for batches in _passes(examples, settings, order, inputs.device):
             losses = []
-            for batch in batches:
-                rows = batch.to(inputs.device, non_blocking=True)
+            for rows in batches:
                 gradient.zero_()
                 loss = task.loss(model(inputs.index_select(0, rows)), targets.index_select(0, rows))
                 loss.backward()
@@ -173,12 +172,15 @@ def train_locally(
     return LocalResult(delta, examples, total_loss / total_seen)
 
 
-def _passes(examples: int, settings: LocalTraining, order: torch.Generator) -> Iterator[list[Tensor]]:
+def _passes(
+    examples: int, settings: LocalTraining, order: torch.Generator, device: torch.device
+) -> Iterator[list[Tensor]]:
     """Yield for each pass over the data its batches, as indices."""
     per_pass = -(-examples // settings.batch_size)
     remaining = settings.epochs * per_pass if settings.steps is None else settings.steps
     while remaining > 0:
-        batches = list(torch.randperm(examples, generator=order).split(settings.batch_size))[:remaining]
+        indices = torch.randperm(examples, generator=order).to(device)
+        batches = list(indices.split(settings.batch_size))[:remaining]
         remaining -= len(batches)
         yield batches
 

@@ -14,7 +14,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    hidden: list[Annotated[int, Field(ge=1)]] = [64]
+    hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(default=[64], max_length=32)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     activation: Literal["relu", "gelu", "tanh"] = "relu"
 

@@ -21,8 +21,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    blocks: list[Annotated[int, Field(ge=1)]] = Field(default=[2, 2, 2, 2], min_length=1, max_length=5)
-    width: int = Field(default=64, ge=8, multiple_of=8)
+    blocks: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[2, 2, 2, 2], min_length=1, max_length=5)
+    width: int = Field(default=64, ge=8, le=4096, multiple_of=8)
 
 
 class BasicBlock(nn.Module):
