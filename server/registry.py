@@ -15,7 +15,7 @@ from uuid import uuid4
 from tacit.models.errors import InputError
 from tacit.server.store import ModelVersion, NewModelVersion, Store
 
-REQUIRED_FILES = ("model.safetensors", "config.json", "README.md")
+FILES = ("model.safetensors", "config.json", "README.md")
 _INCOMING = ".incoming-"
 _INCOMING_LIFETIME_SECONDS = 24 * 3600
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -85,12 +85,12 @@ class Registry:
         details: Mapping[str, Any],
     ) -> NewModelVersion:
         """Do the first half of `register`; the rest is `Store.add_model_version`, or `commit_round(..., model=)`."""
-        names = _file_names(directory)
+        _check_source(directory)
         self._sweep()
         incoming = self.root / "sha256" / f"{_INCOMING}{uuid4().hex}"
         try:
             incoming.mkdir(parents=True)
-            files = _copy(directory, incoming, names)
+            files = _copy(directory, incoming)
             # Of the copy, not of the source, which may change meanwhile.
             digest = self._digest_of(incoming)
             new = NewModelVersion(name, digest, run, round, metrics, details, files)
@@ -167,7 +167,7 @@ class Registry:
         incoming = destination.parent / f"{_INCOMING}{uuid4().hex}"
         try:
             incoming.mkdir(parents=True)
-            _copy(self.path(found), incoming, sorted(found.files))
+            _copy(self.path(found), incoming)
             self._check(found, incoming, f"model {name} version {found.version}")
             incoming.rename(destination)
         except OSError as error:
@@ -221,28 +221,28 @@ class Registry:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _file_names(directory: Path) -> list[str]:
+def _check_source(directory: Path) -> None:
     if not directory.is_dir():
         raise InputError("is no directory", where=str(directory), right="name a directory with a model's files")
-    for name in REQUIRED_FILES:
-        if not (directory / name).is_file():
-            raise InputError(f"has no file {name}", where=str(directory), right=f"needed: {', '.join(REQUIRED_FILES)}")
-    paths = sorted(directory.iterdir())
-    for path in paths:
+    needed = f"a model's directory holds {', '.join(FILES)}"
+    for name in FILES:
+        path = directory / name
         # A link could lead to a file that is not the model's, now or later.
         if path.is_symlink() or not path.is_file():
-            raise InputError("is no plain file", where=str(path), right="a model's directory holds plain files only")
-    return [path.name for path in paths]
+            raise InputError(f"has no plain file {name}", where=str(directory), right=needed)
+    for path in sorted(directory.iterdir()):
+        if path.name not in FILES:  # The digest would not cover it.
+            raise InputError("is no part of a model", where=str(path), right=f"{needed} and nothing else")
 
 
-def _copy(source: Path, target: Path, names: list[str]) -> dict[str, str]:
-    """Copy files, each flushed to the disk, and return the SHA-256 of each copy."""
-    for name in names:
+def _copy(source: Path, target: Path) -> dict[str, str]:
+    """Copy a model's files, each flushed to the disk, and return the SHA-256 of each copy."""
+    for name in FILES:
         shutil.copyfile(source / name, target / name, follow_symlinks=False)
         with (target / name).open("rb") as file:
             os.fsync(file.fileno())
     _flush_directory(target)
-    return {name: _sha256(target / name) for name in names}
+    return {name: _sha256(target / name) for name in FILES}
 
 
 def _flush_directory(directory: Path) -> None:

@@ -96,24 +96,28 @@ def test_an_artifact_without_one_of_its_files_is_refused(
 ) -> None:
     directory = make("first")
     (directory / name).unlink()
-    with pytest.raises(InputError, match=f"has no file {name}"):
+    with pytest.raises(InputError, match=f"has no plain file {name}"):
         register(registry, directory)
     assert not registry.root.exists()
 
 
-def test_links_and_directories_are_not_followed_into_the_registry(
+def test_a_link_is_not_followed_into_the_registry(
     registry: Registry, make: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("private key")
-    for place in ("link", "directory"):
-        directory = make(place)
-        if place == "link":
-            (directory / "extra").symlink_to(secret)
-        else:
-            (directory / "extra").mkdir()
-        with pytest.raises(InputError, match="extra: is no plain file"):
-            register(registry, directory)
+    directory = make("first")
+    (directory / "README.md").rename(tmp_path / "secret")
+    (directory / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"has no plain file README\.md"):
+        register(registry, directory)
+
+
+def test_what_the_digest_would_not_cover_is_refused(
+    registry: Registry, make: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = make("first")
+    (directory / "extra.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"extra\.bin: is no part of a model"):
+        register(registry, directory)
     with pytest.raises(InputError, match="is no directory"):
         register(registry, tmp_path / "nowhere")
 
