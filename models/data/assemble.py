@@ -55,6 +55,8 @@ def assemble(
         raise InputError("there is no feature column", where=where, right="at least one column beside the label")
     regression = task.endswith("-regression")
     names: tuple[str, ...] = ()
+    if regression and classes:
+        raise InputError("a regression has no classes", where="option classes", right="no such option")
     if not regression:
         names = class_names(label_texts(train.labels), classes, where=where)
     schema = Schema(columns, label, names)

@@ -50,21 +50,24 @@ def read_parquet(path: Path, dropped: tuple[str, ...] = ()) -> Table:
         # A ParquetFile, because read_table would take folders named a=b for columns.
         with parquet.ParquetFile(path) as file:
             table = file.read()
+        if not table.num_rows:
+            raise InputError("holds no rows", where=str(path), right="at least one row")
+        names = table.column_names
+        columns = {
+            name: np.full(len(column), "", dtype=object) if name in dropped else _values(column, path, name)
+            for name, column in zip(names, table.columns, strict=True)
+        }
     except (pyarrow.ArrowException, OSError):
         raise InputError("is not a whole Parquet file", where=str(path), right="a Parquet file") from None
-    if not table.num_rows:
-        raise InputError("holds no rows", where=str(path), right="at least one row")
-    if len(set(table.column_names)) != len(table.column_names):
+    except UnicodeDecodeError:
+        raise InputError("holds text that is not UTF-8", where=str(path), right="UTF-8") from None
+    if len(columns) < len(names):
         raise InputError("has two columns of one name", where=str(path), right="names that differ")
-    columns = {
-        name: np.full(len(column), "", dtype=object) if name in dropped else _values(column, f"{path}: column {name!r}")
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
     count = table.num_rows
     return Table(columns, (path,), np.zeros(count, dtype=np.int64), np.arange(count), unit="row")
 
 
-def _values(column: Any, where: str) -> NDArray[Any]:
+def _values(column: Any, path: Path, name: str) -> NDArray[Any]:
     """Return an Arrow column as float64 or as text."""
     import pyarrow
     from pyarrow import types
@@ -78,4 +81,6 @@ def _values(column: Any, where: str) -> NDArray[Any]:
     if types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind):
         texts = column.cast(pyarrow.string()).fill_null("").to_pylist()
         return np.array([text.strip() for text in texts], dtype=object)
-    raise InputError(f"is of type {kind}", where=where, right="numbers, text or truth values, or drop= it")
+    raise InputError(
+        f"column {name!r} is of type {kind}", where=str(path), right="numbers, text or truth values, or drop= it"
+    )

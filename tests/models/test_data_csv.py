@@ -1,9 +1,12 @@
 import gzip
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tacit.models.data import open_source
 from tacit.models.data.rows import Source
@@ -202,6 +205,12 @@ def test_an_infinite_value_is_refused(table, value):
     assert value not in message.replace("infinite", "")
 
 
+def test_classes_make_no_sense_for_a_regression(table):
+    assert "option classes: a regression has no classes" in refused(
+        table("a,y\n1,1\n2,2\n"), "classes=1,2", task=REGRESSION
+    )
+
+
 def test_an_infinite_or_garbled_target_is_refused(table):
     assert "line 3: the value in column 'y' is infinite; a finite number" in refused(
         table("a,y\n1,1\n2,inf\n"), task=REGRESSION
@@ -284,6 +293,22 @@ def test_files_of_one_folder_must_have_the_same_columns(table, tmp_path):
 def test_a_table_serves_no_image_task(table):
     message = refused(table("a,y\n1,u\n2,v\n"), task="image-classification")
     assert "has no data for the task 'image-classification'; task tabular-classification or" in message
+
+
+@given(st.binary(max_size=60) | st.text('ay,1\n"; u?.e_\0', max_size=60).map(str.encode))
+@example(b"a,y\n1,\xff\n")
+@example(b'y,a\n"\n')
+@example(b"\x1f\x8b")
+def test_any_bytes_are_a_table_or_bad_input_in_one_line(content):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "any.csv"
+        path.write_bytes(content)
+        try:
+            source = opened(path)
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert len(source.train) > 0 and len(source.schema.classes) >= 2
 
 
 needs_data = pytest.mark.skipif("TACIT_DATA" not in os.environ, reason="TACIT_DATA names no folder with real data")

@@ -99,7 +99,12 @@ def test_bad_files_are_refused(tmp_path):
     assert "e.parquet: row 1: the value in column 'a' is infinite" in message
     day = datetime.date(2020, 1, 1)
     message = refused(write(tmp_path / "f.parquet", a=[day, day], y=["u", "v"]))
-    assert "column 'a': is of type date32[day]; numbers, text or truth values, or drop= it" in message
+    assert "f.parquet: column 'a' is of type date32[day]; numbers, text or truth values, or drop= it" in message
+
+
+def test_text_that_is_not_utf_8_is_refused(tmp_path):
+    broken = pyarrow.array([b"\xff", b"a"]).view(pyarrow.string())
+    assert "holds text that is not UTF-8" in refused(write(tmp_path / "a.parquet", a=broken, y=["u", "v"]))
 
 
 def test_a_column_that_cannot_be_read_can_be_dropped(tmp_path):

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,3 +158,10 @@ def test_the_address_wins_over_the_agreed_dictionary(tmp_path):
 def test_the_agreed_dictionary_is_no_hindrance_to_sources_that_are_fixed_already():
     agreed = open_source("sklearn:digits", task=IMAGES, environ={}).schema
     assert open_source("sklearn:digits", task=IMAGES, environ={}, agreed=agreed).schema == agreed
+
+
+def test_opening_the_door_loads_no_heavy_package():
+    heavy = "{'sklearn', 'pyarrow', 'PIL', 'pandas', 'torch', 'scipy'}"
+    program = f"import sys, tacit.models.data, tacit.models.features; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
