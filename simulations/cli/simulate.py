@@ -1,0 +1,109 @@
+"""`tacit simulate`: run a whole federation on this machine."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from tacit.models.errors import InputError
+from tacit.models.recipe import Recipe
+from tacit.server.cli.options import db_option, models_option
+from tacit.server.cli.output import Format, format_option, print_json
+from tacit.simulations.cli.progress import Progress
+from tacit.simulations.simulate import Federation, Simulation
+from tacit.simulations.simulate import simulate as run_simulation
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting, as in training.rounds=5."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<time>-<name>]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="How many clients train at a time."
+)
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run of this recipe (or with the one in --out).")
+@db_option
+@models_option
+@format_option
+def simulate(
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    workers: int,
+    resume: bool,
+    db: str,
+    models: Path,
+    output: Format,
+) -> None:
+    """Run a federation as RECIPE says: a TOML file, or the name of a bundled recipe.
+
+    Example: tacit simulate demo --set training.rounds=10 --out runs/first
+    """
+    if workers > 1:
+        raise InputError("this version trains one client at a time", where=f"--workers {workers}", right="leave it out")
+    progress = Progress(quiet=output == "json")
+    directory: list[Path] = []
+
+    def started(checked: Recipe, federation: Federation, path: Path) -> None:
+        directory.append(path)
+        progress.start(checked, federation, path)
+
+    try:
+        with _termination_interrupts(), progress:
+            finished = run_simulation(
+                recipe,
+                overrides,
+                out=out,
+                db=db,
+                models=models,
+                resume=resume,
+                on_start=started,
+                on_round=progress.round,
+            )
+    except KeyboardInterrupt:
+        if directory:
+            raise click.ClickException(
+                f"interrupted; go on with: tacit simulate {directory[0]}/recipe.toml --out {directory[0]} --resume"
+            ) from None
+        raise
+    if output == "json":
+        print_json(finished.summary)
+    else:
+        _print(finished)
+
+
+def _print(finished: Simulation) -> None:
+    summary = finished.summary
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(finished.metrics.items()))
+    model = summary["model"]
+    click.echo(f"test        {metrics or 'not measured'}")
+    click.echo(
+        f"rounds      {summary['rounds_completed']} ({summary['stopped'] or 'all of them'}),"
+        f" {summary['timing']['seconds_per_round']:.3f} s each"
+    )
+    click.echo(f"privacy     {summary['privacy']['unit']}")
+    secure = summary["secure_aggregation"]["enabled"]
+    click.echo(f"aggregation {'secure' if secure else 'none: the coordinator sees every update'}")
+    click.echo(f"model       {model['name']} version {model['version']} (sha256 {model['sha256'][:12]})")
+    click.echo(f"report      {finished.report}")
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let a polite request to stop end the run as Ctrl-C does: cleanly, and ready to be resumed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,76 @@
+"""The numbers of a run that everything else refers to: `summary.json` and the privacy statement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tacit.models.recipe import Recipe
+from tacit.server.checkpoints import RunState
+from tacit.server.store.records import ModelVersion, RoundRecord
+from tacit.simulations.federation import Federation
+
+
+def privacy_statement(recipe: Recipe) -> dict[str, Any]:
+    """Return what was promised; without a mechanism that is nothing, and it says so."""
+    return {
+        "unit": recipe.privacy.unit,
+        "epsilon": None,
+        "epsilon_fellow_clients": None,
+        "epsilon_outsiders": None,
+        "delta": None,
+        "noise_multiplier": None,
+        "clip": None,
+        "accountant": None,
+        "hypothetical": False,
+        "secure_aggregation": {"enabled": recipe.secure_aggregation.enabled},
+        "sentence": "Nothing bounds what this model says about the data it was trained on, and the coordinator saw"
+        " every single update; only the rows themselves stayed where they were.",
+    }
+
+
+def summarise(
+    run: str,
+    recipe: Recipe,
+    federation: Federation,
+    attempts: Sequence[RoundRecord],
+    state: RunState,
+    metrics: Mapping[str, float],
+    per_client: Mapping[str, Any],
+    statement: Mapping[str, Any],
+    seconds: float,
+    version: ModelVersion,
+) -> dict[str, Any]:
+    """Return the values of `summary.json`; the names are a contract."""
+    rounds = [record for record in attempts if record.number > 0]
+    completed = [record for record in rounds if record.outcome == "committed"]
+    in_rounds = sum(record.seconds for record in rounds)
+    asked = sum(len(record.participation) for record in rounds)
+    clients = len(federation.names)
+    return {
+        "run": run,
+        "recipe_name": recipe.name,
+        "task": recipe.task.kind,
+        "rounds_completed": len(completed),
+        "clients": clients,
+        "cohort": recipe.training.cohort or clients,
+        "metrics": dict(metrics),
+        "per_client": dict(per_client),
+        "best_round": state.best_round or state.round,
+        "stopped": state.stopped,
+        "privacy": {name: value for name, value in statement.items() if name not in ("sentence", "secure_aggregation")},
+        "secure_aggregation": {"enabled": recipe.secure_aggregation.enabled, "threshold": None, "min_cohort": None},
+        "timing": {
+            "wall_seconds": seconds,
+            "seconds_per_round": in_rounds / len(rounds) if rounds else None,
+            "clients_per_second": asked / in_rounds if in_rounds else None,
+        },
+        "model": {"name": version.name, "version": version.version, "sha256": version.digest},
+        "data": {
+            "rows": federation.findings.rows,
+            "columns": federation.findings.columns,
+            "classes": dict(federation.findings.classes),
+            "missing": dict(federation.findings.missing),
+            "dropped": dict(federation.findings.dropped),
+        },
+    }
