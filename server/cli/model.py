@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from tacit.models.errors import InputError
+from tacit.server.cli.actor import actor
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.cli.output import Format, format_option, print_fields, print_json, print_table
 from tacit.server.registry import Registry, parse_reference
@@ -91,7 +91,7 @@ def promote(name: str, version: str, alias: str, db: str, models: Path) -> None:
     Example: tacit model promote fashion 3 champion
     """
     with _registry(db, models) as registry:
-        found = registry.promote(name, version, alias, actor=_actor())
+        found = registry.promote(name, version, alias, actor=actor())
     click.echo(f"{name}@{alias} is version {found.version}")
 
 
@@ -137,7 +137,7 @@ def verify(reference: str | None, db: str, models: Path) -> None:
                 click.echo(f"{version.name} version {version.version}: intact, {version.digest}")
     # All are looked at before the command fails, so that one damaged version does not hide another.
     for one in damaged[:-1]:
-        click.echo(f"Error: {one}", err=True)
+        click.echo(f"error: {one}", err=True)
     if damaged:
         raise damaged[-1]
 
@@ -163,10 +163,3 @@ def _print_version(version: ModelVersion, aliases: list[str]) -> None:
             **version.details,
         }
     )
-
-
-def _actor() -> str:
-    try:
-        return f"command:{getpass.getuser()}"
-    except (KeyError, OSError):  # A container may run under a number that has no name.
-        return "command"
