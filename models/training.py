@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from tacit.models.tasks import Task
 from tacit.models.vector import Layout, read_vector, write_vector
 
 _OPTIMIZERS = ("sgd", "adam", "adamw")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,4})?")
 
 
 class TrainingDiverged(ArithmeticError):
@@ -229,7 +231,7 @@ def resolve_device(name: str) -> torch.device:
         InputError: the name is none of these, or the machine has no such device.
     """
     kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdecimal())):
+    if not _DEVICE.fullmatch(name):
         raise InputError(f"unknown device {name!r}", where="device", right="expected auto, cpu, cuda[:N] or mps")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()):
         return torch.device("cpu")
