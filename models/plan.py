@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from tacit.models.data.rows import Schema
 from tacit.models.data.schemas import schema_from_json_dict, schema_to_json_dict
+from tacit.models.errors import InputError
 from tacit.models.features import Features
 from tacit.models.messages import canonical_json
 from tacit.models.recipe import Recipe, recipe_from_dict
@@ -64,5 +65,7 @@ def decode_plan(encoded: bytes) -> Plan:
             target_mean=float(values["target_mean"]),
             target_scale=float(values["target_scale"]),
         )
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the plan cannot be read ({type(error).__name__})") from None

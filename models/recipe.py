@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -78,7 +79,7 @@ class TrainingSection(Section):
     sampling: Literal["fixed", "poisson"] = "fixed"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     engine: Literal["auto", "plain", "vectorised"] = "auto"
-    deadline_seconds: float = Field(default=600.0, gt=0)
+    deadline_seconds: float = Field(default=600.0, gt=0, le=1e7)
     quorum: float = Field(default=0.8, gt=0, le=1)
     over_selection: float = Field(default=0.0, ge=0, le=1)
 
@@ -184,6 +185,8 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), *, where: str = "reci
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"is not valid TOML: {error}", where=where) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
+        raise InputError(f"is not usable TOML ({type(error).__name__})", where=where) from None
     for override in overrides:
         _override(values, override)
     return recipe_from_dict(values, where=where)
@@ -208,10 +211,13 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise InputError(f"{override!r} sets nothing", where="--set", right="write --set section.key=value")
+    text = text.strip()
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    # More than one key: the text has a line break and says more than its first line.
+    value = parsed["value"] if set(parsed) == {"value"} else text
     *sections, last = key.strip().split(".")
     table = values
     for section in sections:
@@ -254,12 +260,33 @@ def _check_together(recipe: Recipe, where: str) -> None:
         )
     if population.partition == "by-column" and not population.column:
         raise InputError("population.column is empty", where=where, right="by-column needs the column's name")
+    if training.momentum and training.optimizer != "sgd":
+        raise InputError(
+            f"training.momentum: {training.optimizer} has none", where=where, right="leave it out, or use sgd"
+        )
+    if training.over_selection and training.sampling == "poisson":
+        raise InputError(
+            "training.over_selection means nothing to a poisson cohort", where=where, right="leave it out, or use fixed"
+        )
+    if not _is_plain(recipe.model.options):
+        raise InputError(
+            "an option in [model] is a date or not a finite number", where=where, right="text, numbers, lists, tables"
+        )
     if recipe.model.factory and ":" not in recipe.model.factory:
         raise InputError("model.factory is not usable", where=where, right='write "package.module:function"')
     if recipe.evaluation.patience and not recipe.evaluation.validation:
         raise InputError(
             "evaluation.patience needs a validation share", where=where, right="set evaluation.validation above 0"
         )
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value comes back from JSON and from TOML as it went in."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _refuse_unbuilt(recipe: Recipe, where: str) -> None:

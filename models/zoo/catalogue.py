@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tacit.models.errors import InputError
 from tacit.models.spelling import unknown
@@ -37,19 +37,29 @@ def build(name: str, input_shape: tuple[int, ...], outputs: int, options: Mappin
     Raises:
         InputError: the name or an option is unknown (the nearest is named), or a value does not fit.
     """
-    if name not in _MODULES:
-        raise unknown("model", name, NAMES, where="model.name")
+    checked = check_options(name, options)
     if outputs < 1 or not input_shape or any(length < 1 for length in input_shape):
         raise InputError(f"no network from shape {tuple(input_shape)} to {outputs} outputs", where=f"model {name}")
     module = importlib.import_module(_MODULES[name])
+    network: nn.Module = module.build(tuple(input_shape), outputs, checked)
+    return network
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> BaseModel:
+    """Return an architecture's options with their defaults; needs no data, so that a typing error is found early.
+
+    Raises:
+        InputError: the name or an option is unknown (the nearest is named), or a value does not fit.
+    """
+    if name not in _MODULES:
+        raise unknown("model", name, NAMES, where="model.name")
+    known: type[BaseModel] = importlib.import_module(_MODULES[name]).Options
     for option in options:
-        if option not in module.Options.model_fields:
-            raise unknown("option", option, module.Options.model_fields, where=f"model {name}")
+        if option not in known.model_fields:
+            raise unknown("option", option, known.model_fields, where=f"model {name}")
     try:
-        checked = module.Options.model_validate(dict(options))
+        return known.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in ("model", *first["loc"]))
         raise InputError(f"{first['msg']}, not {first['input']!r}", where=where) from None
-    network: nn.Module = module.build(tuple(input_shape), outputs, checked)
-    return network
