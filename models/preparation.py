@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.data.rows import Rows, Schema
+from tacit.models.errors import InputError
 from tacit.models.features import fit, statistics, statistics_size
 from tacit.models.plan import Plan
+from tacit.models.statistics import row_count
 from tacit.models.zoo.architecture import Architecture
 
 _TARGET_SUMS = 3
@@ -24,12 +26,32 @@ def preparation_sums(rows: Rows, schema: Schema) -> NDArray[np.float64]:
     """Return one client's numbers: its feature statistics, and for a regression count, sum and squares of its targets.
 
     They mean something only when added up; the total over clients is that of all their rows together.
+
+    Raises:
+        InputError: the rows do not fit the schema, a row has no target, or a sum is not finite.
     """
     sums = statistics(rows, schema)
     if schema.classes:
         return sums
     targets = np.asarray(rows.labels, dtype=np.float64)
-    return np.concatenate([sums, [len(targets), targets.sum(), np.square(targets).sum()]])
+    if len(targets) != len(rows):
+        raise InputError(f"{len(rows)} rows have {len(targets)} targets", right="one target a row")
+    with np.errstate(over="ignore"):
+        moments = np.array([len(targets), targets.sum(), np.square(targets).sum()])
+    if not np.isfinite(moments).all():
+        raise InputError("the targets' sums are not finite", where=f"label {schema.label!r}", right="smaller values")
+    return np.concatenate([sums, moments])
+
+
+def check_sums(sums: NDArray[np.float64], schema: Schema) -> None:
+    """Refuse numbers that no rows have: one client's, so that it is left out, or the total.
+
+    Raises:
+        InputError: they are not finite, of another number, or contradict each other.
+    """
+    fit(schema, sums[: statistics_size(schema)])
+    if not schema.classes:
+        _target_moments(sums, schema)
 
 
 def prepared_plan(plan: Plan, total: NDArray[np.float64], outputs: int, proximal_mu: float) -> Plan:
@@ -43,9 +65,7 @@ def prepared_plan(plan: Plan, total: NDArray[np.float64], outputs: int, proximal
     features = fit(schema, total[:size], minimum_count=plan.recipe.data.minimum_count)
     mean, scale = 0.0, 1.0
     if not schema.classes:
-        count, first, second = (float(value) for value in total[size:])
-        mean = first / max(count, 1.0)
-        scale = float(np.sqrt(max(second / max(count, 1.0) - mean * mean, 0.0))) or 1.0
+        mean, scale = _target_moments(total, schema)
     return replace(
         plan,
         features=features,
@@ -60,3 +80,21 @@ def prepared_plan(plan: Plan, total: NDArray[np.float64], outputs: int, proximal
         target_mean=mean,
         target_scale=scale,
     )
+
+
+def _target_moments(sums: NDArray[np.float64], schema: Schema) -> tuple[float, float]:
+    """Return mean and standard deviation of the targets; a deviation of 0 counts as 1."""
+    where = f"summed statistics, label {schema.label!r}"
+    found = sums[statistics_size(schema) :]
+    if found.shape != (_TARGET_SUMS,) or not np.isfinite(found).all():
+        raise InputError(f"has not {_TARGET_SUMS} finite sums", where=where)
+    rows = round(row_count(schema, sums[:-_TARGET_SUMS]))
+    count, first, second = (float(value) for value in found)
+    if round(count) != rows:
+        raise InputError("has an impossible count", where=where, right=f"one target for each of {rows} rows")
+    mean = first / rows
+    variance = second / rows - mean * mean
+    # The square of a sum of n values is at most n times the sum of their squares, up to rounding.
+    if variance < -1e-3 * max(mean * mean, 1.0):
+        raise InputError("has an impossible sum of squares", where=where, right="at least the squared sum / count")
+    return mean, float(np.sqrt(variance)) if variance > 1e-12 * second / rows else 1.0

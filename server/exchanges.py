@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.data.rows import Schema
 from tacit.models.messages import Instruction, Reply, float32_vector
+from tacit.models.preparation import check_sums, preparation_size
 from tacit.server.aggregation import WeightedSum
+
+MOST_EXAMPLES = 2**40  # of one client; a weight beyond it is a mistake or an attack
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Start the sums at zero."""
-        self._sum = WeightedSum(self.vector.size)
+        self._sum = WeightedSum(self.vector.size, np.float32)
         self._loss = 0.0
 
     def request(self, exchange: int, client: str) -> Instruction:
@@ -53,11 +57,9 @@ class Training:
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Fold one update."""
         update = float32_vector(reply.arrays, "update", self.vector.size)
-        examples = _number(reply.body, "examples")
-        if examples < 1:
-            raise ValueError("examples is below 1")
+        examples = _count(reply.body, "examples")
         loss = _number(reply.body, "loss")
-        weight = examples if self.by_examples else 1.0
+        weight = float(examples) if self.by_examples else 1.0
         self._sum.add(update, weight)
         self._loss += weight * loss
 
@@ -67,7 +69,7 @@ class Training:
 
     def mean_update(self) -> NDArray[np.float32]:
         """Return the weighted mean of the updates, shape `(parameters,)`; call it once."""
-        return self._sum.mean()  # type: ignore[return-value]
+        return self._sum.mean()
 
     def mean_loss(self) -> float:
         """Return the weighted mean of the clients' training losses."""
@@ -79,25 +81,24 @@ class Preparation:
     """Ask every client for its summable statistics and add them up."""
 
     occasion: Occasion
-    size: int
+    schema: Schema
     names: tuple[str, ...] = ("prepare",)
     closes_early: int | None = None
 
     def __post_init__(self) -> None:
         """Start the sum at zero."""
-        self._sum = WeightedSum(self.size, np.float64)
+        self._sum = WeightedSum(preparation_size(self.schema), np.float64)
 
     def request(self, exchange: int, client: str) -> Instruction:
         """Ask for the statistics."""
         return Instruction("prepare", self.occasion.run, 0, self.occasion.attempt, self.occasion.plan)
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
-        """Add one client's statistics."""
-        statistics = reply.arrays.get("statistics")
-        if statistics is None or statistics.dtype != np.float64 or statistics.shape != (self.size,):
-            raise ValueError(f"the statistics are not {self.size} numbers of float64")
-        if not np.isfinite(statistics).all():
-            raise ValueError("the statistics hold a value that is not finite")
+        """Add one client's statistics, if some rows could have them: a total that no rows have would end the run."""
+        statistics, size = reply.arrays.get("statistics"), preparation_size(self.schema)
+        if statistics is None or statistics.dtype != np.float64 or statistics.shape != (size,):
+            raise ValueError(f"the statistics are not {size} numbers of float64")
+        check_sums(statistics, self.schema)
         self._sum.add(statistics)
 
     def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
@@ -127,10 +128,10 @@ class Evaluation:
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Keep one client's metrics."""
         metrics = reply.body.get("metrics")
-        if not isinstance(metrics, Mapping) or not all(isinstance(v, (int, float)) for v in metrics.values()):
+        if not isinstance(metrics, Mapping) or not all(isinstance(v, float) for v in metrics.values()):
             raise ValueError("the metrics are not numbers by name")
-        self.by_client[client] = {"examples": _number(reply.body, "examples")} | {
-            str(name): float(value) for name, value in metrics.items()
+        self.by_client[client] = {str(name): value for name, value in metrics.items()} | {
+            "examples": float(_count(reply.body, "examples"))
         }
 
     def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
@@ -138,8 +139,15 @@ class Evaluation:
         return ()
 
 
+def _count(body: Mapping[str, Any], name: str) -> int:
+    value = body.get(name)
+    if type(value) is not int or not 1 <= value <= MOST_EXAMPLES:
+        raise ValueError(f"{name} is not a number of rows")
+    return value
+
+
 def _number(body: Mapping[str, Any], name: str) -> float:
     value = body.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not isinstance(value, float) or not math.isfinite(value):
         raise ValueError(f"{name} is not a finite number")
-    return float(value)
+    return value

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan, decode_plan
-from tacit.models.preparation import prepared_plan, preparation_size
+from tacit.models.preparation import prepared_plan
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
+from tacit.models.zoo.catalogue import check_options
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Evaluation, Occasion, Preparation, Training
 from tacit.server.rounds import Exchanges, Participant, Round, RoundState
@@ -109,6 +110,8 @@ class Run:
         self._strategy = strategy_named(recipe.strategy.name, recipe.strategy.options)
         self._task = task_named(recipe.task.kind)
         self._task.check(self.plan.schema)
+        if not recipe.model.factory:
+            check_options(recipe.model.name, recipe.model.options)
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
 
     def execute(self) -> RunState:
@@ -124,22 +127,22 @@ class Run:
             return self.recorder.state_of(state.best_round)
         return state
 
-    def evaluate_at_clients(self, state: RunState) -> tuple[dict[str, dict[str, float]], RoundReport]:
+    def evaluate_at_clients(self, state: RunState) -> dict[str, dict[str, float]]:
         """Measure a model on every client's own test rows, for a simulation's eyes only."""
         exchanges = Evaluation(Occasion(self.name, state.round, 0, state.plan), state.vector)
-        report, _ = self._attempt(exchanges, self.transport.clients(), state.round, 0, quorum=1e-9)
-        return exchanges.by_client, report
+        self._attempt(exchanges, self._clients(), state.round, 0, quorum=1e-9)
+        return exchanges.by_client
 
     def _prepare(self) -> RunState:
         recipe, schema = self.plan.recipe, self.plan.schema
         if self.plan.features is not None:
             report = RoundReport(0, self.recorder.attempts(0), True, "the warm start's preparation", 0.0, ())
-            return self._begin(self.plan, report)
+            return self._begin(replace(self.plan, proximal_mu=self._strategy.proximal_mu), report)
         plan_bytes = self.plan.encode()
-        clients = self.transport.clients()
+        clients = self._clients()
         first = self.recorder.attempts(0)
         for attempt in range(first, first + ATTEMPTS):
-            exchanges = Preparation(Occasion(self.name, 0, attempt, plan_bytes), preparation_size(schema))
+            exchanges = Preparation(Occasion(self.name, 0, attempt, plan_bytes), schema)
             report, done = self._attempt(exchanges, clients, 0, attempt, quorum=recipe.training.quorum)
             if done:
                 break
@@ -172,7 +175,7 @@ class Run:
         number = state.round + 1
         first = self.recorder.attempts(number)
         for attempt in range(first, first + ATTEMPTS):
-            cohort, wanted = self.cohorts.draw(self.transport.clients(), number, attempt)
+            cohort, wanted = self.cohorts.draw(self._clients(), number, attempt)
             occasion = Occasion(self.name, number, attempt, state.plan)
             exchanges = Training(occasion, state.vector, self._by_examples)
             if not cohort:
@@ -195,8 +198,6 @@ class Run:
         quorum: float,
         wanted: int | None = None,
     ) -> tuple[RoundReport, bool]:
-        if not cohort:
-            raise RunFailed("no client can be reached")
         deadline = self.plan.recipe.training.deadline_seconds
         current = Round(cohort, wanted or len(cohort), exchanges, deadline_seconds=deadline, quorum=quorum)
         started = self.clock()
@@ -210,8 +211,9 @@ class Run:
         metrics: dict[str, float] = {}
         if report.reported:
             metrics["train_loss"] = exchanges.mean_loss()
-            self._strategy.step(state.vector, exchanges.mean_update(), state.moments)
-            if not np.isfinite(state.vector.sum(dtype=np.float64)):
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._strategy.step(state.vector, exchanges.mean_update(), state.moments)
+            if not all(np.isfinite(own.sum(dtype=np.float64)) for own in (state.vector, *state.moments.values())):
                 raise RunFailed(f"round {report.number}: the model diverged; try a smaller learning rate")
         following = replace(state, round=report.number)
         evaluation, plan = self.plan.recipe.evaluation, decode_plan(state.plan)
@@ -233,6 +235,12 @@ class Run:
         patience = self.plan.recipe.evaluation.patience
         if patience and state.round - state.best_round >= patience:
             state.stopped = f"no better {name} for {patience} rounds"
+
+    def _clients(self) -> tuple[str, ...]:
+        clients = self.transport.clients()
+        if not clients:
+            raise RunFailed("no client can be reached")
+        return clients
 
     def _keep(self, report: RoundReport, state: RunState | None) -> None:
         self.recorder.commit(report, state)
