@@ -67,7 +67,7 @@ class Exchanges(Protocol):
         ...
 
     def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
-        """End an exchange and return whom to ask in the next one (ignored after the last).
+        """End an exchange and return which of `reported` to ask in the next one (ignored after the last).
 
         Raises:
             RoundAborted: the round cannot go on.
@@ -121,6 +121,7 @@ class Round:
         self._cohort = tuple(cohort)
         self._pending: set[str] = set()
         self._reported: list[str] = []
+        self._latest: dict[str, str] = {}  # client to the last exchange that it answered
         self._gone: dict[str, Participant] = {}
 
     def start(self, now: float) -> list[Request]:
@@ -146,6 +147,7 @@ class Round:
             return self._drop(client, "dropped", str(error), now)
         self._pending.discard(client)
         self._reported.append(client)
+        self._latest[client] = self._exchanges.names[self._exchange]
         return self._advance(now)
 
     def lose(self, client: str, reason: str, now: float) -> list[Request]:
@@ -176,11 +178,14 @@ class Round:
         return tuple(self._reported)
 
     def participation(self) -> tuple[Participant, ...]:
-        """Return what became of everybody who was asked, in the order of the cohort."""
+        """Return what became of everybody who was asked, in the order of the cohort.
+
+        A client that answered and was not asked again counts as one that reported.
+        """
         name = self._exchanges.names[self._exchange]
-        ends = {client: Participant(client, "reported", "", name) for client in self._reported}
-        waiting = {client: Participant(client, "late", "the round was over", name) for client in self._pending}
-        everybody = {**waiting, **ends, **self._gone}
+        answered = {client: Participant(client, "reported", "", last) for client, last in self._latest.items()}
+        waiting = {client: Participant(client, "late", "not yet answered", name) for client in self._pending}
+        everybody = {**answered, **waiting, **self._gone}
         return tuple(everybody[client] for client in self._cohort if client in everybody)
 
     def _check(self, call: str) -> None:
@@ -219,6 +224,10 @@ class Round:
             self.state = RoundState.COMPLETE
             self.deadline = math.inf
             return []
+        if len(set(following) & set(self._reported)) != len(following):
+            raise ValueError("only clients that reported can be asked again, and only once")
+        if len(following) < self._required:
+            return self._abort(f"{len(following)} are left to ask, the quorum is {self._required}")
         self._exchange += 1
         return self._open(following, now)
 
