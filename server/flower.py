@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from tacit.server.rounds import Request
 from tacit.server.transport import Arrival
 
 MESSAGE_TYPES = {"prepare": "query.prepare", "train": "train", "evaluate": "evaluate"}
+DTYPES = frozenset({"float32", "float64"})  # of the vectors that agents send
+LONGEST_REASON = 500  # characters
 
 
 class GridTransport:
@@ -24,9 +26,10 @@ class GridTransport:
 
     Args:
         grid: Flower's way to the nodes.
-        names: node id to the agent's name.
+        names: node id to the agent's name; a node without one is never asked. None: the node ids are the names.
         now: the clock of the deadlines.
         pause: called with seconds while nothing has arrived.
+        forget: called when the open messages are given up.
         share_memory: hand vectors over without copying, for a grid within the process only.
     """
 
@@ -37,6 +40,7 @@ class GridTransport:
         names: Mapping[int, str] | None = None,
         now: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        forget: Callable[[], None] = lambda: None,
         share_memory: bool = False,
     ) -> None:
         """Ask for nothing yet."""
@@ -44,6 +48,7 @@ class GridTransport:
         self._names = names
         self._now = now
         self._pause = pause
+        self._forget = forget
         self._share_memory = share_memory
         self._open: dict[str, str] = {}
         self._unsent: list[str] = []
@@ -52,7 +57,10 @@ class GridTransport:
     def clients(self) -> tuple[str, ...]:
         """Return the names of the nodes that are there, in the order of their ids."""
         ids = sorted(self._grid.get_node_ids())
-        self._nodes = {self._names[node] if self._names else str(node): node for node in ids}
+        if self._names is None:
+            self._nodes = {str(node): node for node in ids}
+        else:
+            self._nodes = {self._names[node]: node for node in ids if node in self._names}
         return tuple(self._nodes)
 
     def now(self) -> float:
@@ -60,35 +68,42 @@ class GridTransport:
         return self._now()
 
     def send(self, requests: Sequence[Request]) -> None:
-        """Push messages; one that Flower refuses shows as a lost client later."""
+        """Push messages; one that Flower refuses, or to a node that has gone, shows as a lost client later."""
         packed = _Packer(self._share_memory)
-        messages = []
+        clients, messages = [], []
         for request in requests:
+            node = self._nodes.get(request.client)
+            if node is None:
+                self._unsent.append(request.client)
+                continue
             at = request.instruction
-            content = packed.records(at)
+            clients.append(request.client)
             messages.append(
                 self._grid.create_message(
-                    content, MESSAGE_TYPES[at.action], self._nodes[request.client], f"{at.round}.{at.attempt}"
+                    packed.records(at), MESSAGE_TYPES[at.action], node, f"{at.round}.{at.attempt}"
                 )
             )
-        for request, identifier in zip(requests, self._grid.push_messages(messages), strict=True):
+        # Flower returns nothing at all when the messages together are too large for it.
+        identifiers = list(self._grid.push_messages(messages)) or [""] * len(messages)
+        for client, identifier in zip(clients, identifiers, strict=True):
             if identifier:
-                self._open[identifier] = request.client
+                self._open[identifier] = client
             else:
-                self._unsent.append(request.client)
+                self._unsent.append(client)
 
-    def arrivals(self, deadline: float) -> Iterable[Arrival]:
+    def arrivals(self, deadline: float) -> Iterator[Arrival]:
         """Pull replies; ask again a little later while there are none."""
         while self._unsent:
-            yield Arrival(self._unsent.pop(), None, "the message could not be sent")
+            yield Arrival(self._unsent.pop(0), None, "the message could not be sent")
         delay = 0.02
         while self._open and self._now() < deadline:
             pulled = False
-            for message in self._grid.pull_messages(list(self._open)):
-                pulled = True
-                client = self._open.pop(message.metadata.reply_to_message_id, None)
-                if client is not None:
-                    yield _arrival(client, message)
+            for identifier in tuple(self._open):
+                arrival = self._pull(identifier)
+                if arrival is not None:
+                    pulled = True
+                    yield arrival
+                del arrival  # a whole model: it must be gone before the next one comes
             if pulled:
                 return
             self._pause(min(delay, max(0.0, deadline - self._now())))
@@ -98,6 +113,15 @@ class GridTransport:
         """Stop waiting for the open messages."""
         self._open.clear()
         self._unsent.clear()
+        self._forget()
+
+    def _pull(self, identifier: str) -> Arrival | None:
+        # One at a time: a grid holds everything in memory that it is asked for at once.
+        for message in self._grid.pull_messages([identifier]):
+            client = self._open.pop(identifier, None)
+            if client is not None:
+                return _arrival(client, message)
+        return None
 
 
 class _Packer:
@@ -130,22 +154,34 @@ class _Packer:
         data = b"" if self._share_memory else vector.tobytes()
         array = Array(str(vector.dtype), tuple(vector.shape), "tacit.raw", data)
         if self._share_memory:
-            array.data = memoryview(vector).cast("B")  # type: ignore[assignment]
+            array.data = vector.data.cast("B")  # type: ignore[assignment]
         return array
 
 
 def _arrival(client: str, message: Message) -> Arrival:
     if message.has_error():
+        # The code alone: Flower puts an exception's text beside it, which may hold a row of data.
         return Arrival(client, None, f"the node failed (code {message.error.code})")
     try:
         header = json.loads(message.content.config_records["reply"]["header"])  # type: ignore[arg-type]
-        arrays = {
-            name: np.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
-            for name, array in message.content.array_records["arrays"].items()
-        }
+        arrays = {name: _vector(array) for name, array in message.content.array_records["arrays"].items()}
         outcome = header["outcome"]
         if outcome not in ("ok", "refused", "failed"):
             raise ValueError("unknown outcome")
-        return Arrival(client, Reply(outcome, str(header["reason"])[:500], dict(header["body"]), arrays))
-    except (KeyError, TypeError, ValueError) as error:
+        return Arrival(client, Reply(outcome, _one_line(str(header["reason"])), dict(header["body"]), arrays))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         return Arrival(client, None, f"the reply cannot be read ({type(error).__name__})")
+
+
+def _vector(array: Array) -> NDArray[Any]:
+    if array.dtype not in DTYPES:
+        raise ValueError("unknown type")
+    vector: NDArray[Any] = np.frombuffer(array.data, dtype=array.dtype)
+    if array.shape != vector.shape:
+        raise ValueError("not a vector of the bytes that came")
+    return vector
+
+
+def _one_line(text: str) -> str:
+    """Return a stranger's words as one line that a terminal and a database can take."""
+    return "".join(character if character.isprintable() else " " for character in text[:LONGEST_REASON])

@@ -48,19 +48,22 @@ class Transport(Protocol):
 
 def drive(current: Round, transport: Transport) -> None:
     """Run a round to its end."""
-    transport.send(current.start(transport.now()))
-    while current.state is RoundState.WAITING:
-        for arrival in transport.arrivals(current.deadline):
-            if arrival.reply is None:
-                following = current.lose(arrival.client, arrival.reason, transport.now())
+    try:
+        transport.send(current.start(transport.now()))
+        while current.state is RoundState.WAITING:
+            for arrival in transport.arrivals(current.deadline):
+                if arrival.reply is None:
+                    following = current.lose(arrival.client, arrival.reason, transport.now())
+                else:
+                    following = current.receive(arrival.client, arrival.reply, transport.now())
+                del arrival  # a whole model: it must be gone before the next one comes
+                if following:
+                    transport.send(following)
+                if current.state is not RoundState.WAITING:
+                    break
             else:
-                following = current.receive(arrival.client, arrival.reply, transport.now())
-            if following:
-                transport.send(following)
-            if current.state is not RoundState.WAITING:
-                break
-        else:
-            following = current.tick(transport.now())
-            if following:
-                transport.send(following)
-    transport.abandon()
+                following = current.tick(transport.now())
+                if following:
+                    transport.send(following)
+    finally:
+        transport.abandon()

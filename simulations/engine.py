@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from tacit.client.app import Agent
+from tacit.client.app import build_app as client_app
+from tacit.server.app import build_app as server_app
+from tacit.server.flower import GridTransport
+
+Outcome = TypeVar("Outcome")
 
 RUN_ID = 1
 SERVER_NODE = 1
@@ -19,6 +27,18 @@ LONGER_THAN_ANY_DEADLINE = 1e9  # seconds
 
 Vanish = Callable[[int, str, str], bool]
 """Decides whether a node drops out: `(node id, message type, group id) -> gone`."""
+
+
+class Federation(Protocol):
+    """The agents of a simulation."""
+
+    @property
+    def agents(self) -> Mapping[int, Agent]:
+        """Return the agents by node id."""
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Return their names by node id."""
 
 
 class InProcessGrid(Grid):
@@ -132,3 +152,24 @@ def task_identity() -> Iterator[None]:
 def server_context(run_config: Mapping[str, str] | None = None) -> Context:
     """Return the context that a ServerApp is called with."""
     return Context(RUN_ID, SERVER_NODE, {}, RecordDict(), dict(run_config or {}))
+
+
+def run_in_process(federation: Federation, drive: Callable[[GridTransport], Outcome]) -> Outcome:
+    """Run Tacit's own ServerApp and ClientApp over an in-process grid and return what `drive` returns.
+
+    Args:
+        federation: the agents by node id.
+        drive: what the ServerApp does with the way to the agents.
+    """
+    outcomes: list[Outcome] = []
+    grid = InProcessGrid(client_app(lambda context: federation.agents[context.node_id]), len(federation.agents))
+
+    def main(given: Grid, context: Context) -> None:
+        transport = GridTransport(
+            given, names=federation.names, now=grid.now, pause=grid.pause, forget=grid.discard, share_memory=True
+        )
+        outcomes.append(drive(transport))
+
+    with task_identity():
+        server_app(main)(grid, server_context())
+    return outcomes[0]
