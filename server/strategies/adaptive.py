@@ -8,6 +8,8 @@ import numpy as np
 
 from tacit.server.strategies import Moments, Vector
 
+_CHUNK = 1 << 16  # numbers
+
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -33,8 +35,12 @@ class Adaptive:
         }
 
     def step(self, vector: Vector, mean: Vector, moments: Moments) -> None:
-        """Apply one round."""
-        first, second = moments["first"], moments["second"]
+        """Apply one round, a chunk at a time so that no further whole vector is made."""
+        for start in range(0, vector.size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            self._step(vector[part], mean[part], moments["first"][part], moments["second"][part])
+
+    def _step(self, vector: Vector, mean: Vector, first: Vector, second: Vector) -> None:
         self.second_moment(second, mean * mean)
         first *= np.float32(self.beta_1)
         mean *= np.float32(1.0 - self.beta_1)
