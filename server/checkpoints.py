@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,11 @@ class Checkpoints:
         self.directory = directory
 
     def write(self, state: RunState) -> CheckpointRef:
-        """Write the state of a round and return what finds it again."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Write the state of a round and return what finds it again.
+
+        Raises:
+            InputError: the disk is full or cannot be written to; the earlier files are as they were.
+        """
         path = self._path(state.round)
         temporary = path.with_suffix(".tmp")
         values: dict[str, Any] = {
@@ -68,13 +72,17 @@ class Checkpoints:
         }
         tensors = {_VECTOR: state.vector} | {_MOMENT + name: moment for name, moment in state.moments.items()}
         try:
+            self.directory.mkdir(parents=True, exist_ok=True)
             save_file(tensors, temporary, metadata={"state": json.dumps(values), "plan": state.plan.decode()})
             digest = _flush(temporary)
             os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+            _flush_directory(self.directory)
+        except BaseException as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError | SafetensorError):
+                raise InputError(f"cannot be written ({_cause(error)})", where=str(path)) from None
             raise
-        _flush_directory(self.directory)
         return CheckpointRef(path.name, digest)
 
     def read(self, reference: CheckpointRef) -> RunState:
@@ -85,16 +93,13 @@ class Checkpoints:
         """
         path = self.directory / Path(reference.path).name
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
         if digest != reference.sha256:
             raise InputError("is not the checkpoint that was written", where=str(path), right="restore it from a copy")
         return _read(path)
-
-    def read_round(self, number: int) -> RunState:
-        """Return the state after a round whose file is still kept."""
-        return _read(self._path(number))
 
     def prune(self, keep: set[int]) -> None:
         """Remove the files of all rounds but these."""
@@ -124,6 +129,11 @@ def _read(path: Path) -> RunState:
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"is no checkpoint ({type(error).__name__})", where=str(path)) from None
+
+
+def _cause(error: OSError | SafetensorError) -> str:
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return (text or type(error).__name__).splitlines()[0]
 
 
 def _flush(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tacit.models.errors import InputError
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.run import RoundReport
 from tacit.server.store import Store
@@ -47,11 +48,19 @@ class StoreRecorder:
             ),
         )
         if state is not None:
-            self._checkpoints.prune({state.round, state.round - 1, state.best_round})
+            best = {state.best_round} if state.best_round else set()
+            self._checkpoints.prune({state.round, state.round - 1} | best)
 
     def state_of(self, round_number: int) -> RunState:
-        """Return the kept state of an earlier round."""
-        return self._checkpoints.read_round(round_number)
+        """Return the kept state of an earlier round.
+
+        Raises:
+            InputError: it is not kept, or its file is not the one that was written.
+        """
+        for record in self._store.rounds(self._run):
+            if record.number == round_number and record.checkpoint is not None:
+                return self._checkpoints.read(record.checkpoint)
+        raise InputError(f"has no checkpoint of round {round_number}", where=f"run {self._run}")
 
     def attempts(self, round_number: int) -> int:
         """Return how many attempts at a round were kept."""
