@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.errors import InputError
 from tacit.models.recipe import TrainingSection
 from tacit.privacy.randomness import Keystream, Randomness
 
@@ -34,19 +35,29 @@ class DrawnCohorts:
         if self.training.sampling == "poisson":
             cohort = poisson_cohort(clients, wanted / len(clients), self.randomness, *label)
             return cohort, len(cohort)
-        asked = min(len(clients), math.ceil(wanted * (1 + self.training.over_selection)))
+        # 10 and 0.1 more are 11, though 10 * 1.1 is a little above 11 in floating point.
+        asked = min(len(clients), wanted + math.ceil(wanted * self.training.over_selection - 1e-9))
         return fixed_cohort(clients, asked, self.randomness, *label), wanted
 
 
 @dataclass(frozen=True)
 class RecordedCohorts:
-    """The cohorts of an earlier run, to repeat it: `(round, attempt)` to the clients that were asked."""
+    """The cohorts of an earlier run, to repeat it: `(round, attempt)` to the clients whose reports counted."""
 
     cohorts: Mapping[tuple[int, int], tuple[str, ...]]
 
     def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
-        """Return the recorded clients, all of whom are wanted."""
-        cohort = self.cohorts.get((number, attempt), ())
+        """Return the recorded clients, all of whom are wanted.
+
+        Raises:
+            InputError: the earlier run has no such attempt.
+        """
+        try:
+            cohort = self.cohorts[number, attempt]
+        except KeyError:
+            raise InputError(
+                f"kept no cohort of round {number}, attempt {attempt}", where="the run to repeat"
+            ) from None
         return cohort, len(cohort)
 
 
@@ -74,7 +85,7 @@ def poisson_cohort(clients: Sequence[str], rate: float, randomness: Randomness, 
         return tuple(clients)
     threshold = np.uint64(min(math.floor(rate * 2.0**64), 2**64 - 1))
     draws = _draws(len(clients), randomness, label)
-    return tuple(clients[index] for index in np.flatnonzero(draws < threshold))
+    return tuple(clients[int(index)] for index in np.flatnonzero(draws < threshold))
 
 
 def _draws(count: int, randomness: Randomness, label: tuple[str | int, ...]) -> NDArray[np.uint64]:
