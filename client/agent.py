@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tacit.models.data.rows import Rows
 from tacit.models.errors import InputError
 from tacit.models.features import Features
-from tacit.models.messages import Instruction, Reply, float32_vector
+from tacit.models.messages import ACTIONS, Instruction, Reply, float32_vector
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import preparation_sums
 from tacit.models.tasks import Task
@@ -59,10 +59,16 @@ class AgentState:
 
 
 class Workbench:
-    """The network of the current plan; one is enough for any number of agents that take turns in a process."""
+    """The network of the current plan; one is enough for any number of agents that take turns in a process.
 
-    def __init__(self) -> None:
+    Args:
+        own_code: build networks from code that the recipe names (`[model] factory`). A plan comes from outside and
+            could name any function on this machine, so this is for whoever wrote the recipe, as in a simulation.
+    """
+
+    def __init__(self, *, own_code: bool = False) -> None:
         """Start without a network."""
+        self._own_code = own_code
         self._plan = b""
         self._built: tuple[nn.Module, Layout, Task, torch.device] | None = None
 
@@ -71,6 +77,8 @@ class Workbench:
         if self._built is None or encoded != self._plan:
             if plan.architecture is None:
                 raise ValueError("the plan has no architecture yet")
+            if plan.architecture.factory and not self._own_code:
+                raise InputError("runs code that was not approved here", where="model.factory", right="a model's name")
             device = resolve_device(plan.recipe.training.device)
             model = plan.architecture.build(plan.recipe.seed).to(device)
             self._built = model, layout_of(model), plan.task(), device
@@ -80,6 +88,8 @@ class Workbench:
 
 def step(state: AgentState, instruction: Instruction, holdings: Holdings, bench: Workbench) -> tuple[AgentState, Reply]:
     """Take one step; whatever goes wrong with it is part of the reply, in words that hold no data."""
+    if instruction.action not in ACTIONS:
+        return state, Reply("refused", "the step is not known here")
     try:
         plan = decode_plan(instruction.plan)
         if instruction.action == "prepare":
@@ -89,15 +99,13 @@ def step(state: AgentState, instruction: Instruction, holdings: Holdings, bench:
             return state, Reply(arrays={"statistics": preparation_sums(rows, plan.schema)})
         if instruction.action == "train":
             return _train(state, instruction, plan, holdings, bench)
-        if instruction.action == "evaluate":
-            return _evaluate(state, instruction, plan, holdings, bench)
+        return _evaluate(state, instruction, plan, holdings, bench)
     except TrainingDiverged:
         return state, Reply("failed", "the training diverged")
     except InputError as error:
         return state, Reply("failed", str(error))
-    except (ValueError, torch.OutOfMemoryError) as error:
+    except Exception as error:  # anything that got past here would reach the coordinator with its text
         return state, Reply("failed", f"{type(error).__name__} in the step {instruction.action}")
-    return state, Reply("refused", f"the step {instruction.action!r} is not known here")
 
 
 def training_seed(recipe_seed: int, client: str, round_number: int, attempt: int) -> int:

@@ -58,7 +58,7 @@ def instruction_from(message: Message) -> Instruction:
             body=dict(header["body"]),
             arrays={name: _unpack(array) for name, array in message.content.array_records["arrays"].items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the instruction cannot be read ({type(error).__name__})") from None
 
 

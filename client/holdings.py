@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
 
 from tacit.models.data import open_source
+from tacit.models.data.classes import label_texts
 from tacit.models.data.rows import Rows, Schema, Source
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan
 
+_LOG = logging.getLogger(__name__)
+
 
 class SourceHoldings:
-    """The rows of one source address, read at first need and kept."""
+    """The rows of one source address, read at first need and kept for as long as the dictionary stays the same."""
 
     def __init__(self, source: str, environ: Mapping[str, str]) -> None:
         """Remember the address; nothing is read yet."""
         self._address = source
         self._environ = environ
-        self._source: Source | None = None
+        self._source: tuple[tuple[str, Schema], Source] | None = None
 
     def training(self, plan: Plan) -> Rows:
         """Return the source's training rows."""
@@ -32,12 +36,17 @@ class SourceHoldings:
         return conform(source.test, source.schema, plan.schema) if source.test is not None else None
 
     def _open(self, plan: Plan) -> Source:
-        if self._source is None:
-            recipe = plan.recipe
-            self._source = open_source(
-                self._address, task=recipe.task.kind, label=recipe.data.label, environ=self._environ
-            )
-        return self._source
+        read_as = plan.recipe.task.kind, plan.schema
+        if self._source is None or self._source[0] != read_as:
+            kind, schema = read_as
+            try:
+                source = open_source(self._address, task=kind, label=schema.label, environ=self._environ, agreed=schema)
+            except InputError as error:
+                # The reason names the owner's files and columns, so it stays here and a coordinator learns the fact.
+                _LOG.error("the data source cannot be used: %s", error)
+                raise InputError("the agent's data source cannot be used", right="its own log says why") from None
+            self._source = read_as, source
+        return self._source[1]
 
 
 def conform(rows: Rows, own: Schema, agreed: Schema) -> Rows:
@@ -57,12 +66,16 @@ def conform(rows: Rows, own: Schema, agreed: Schema) -> Rows:
             raise InputError(f"the data has no column {column.name!r}", where="data")
         values = rows.columns[column.name]
         if held.kind == "numeric" and column.kind == "categorical":
-            values = np.array(["" if np.isnan(value) else f"{value:g}" for value in values], dtype=object)
+            values = label_texts(values)
         elif held.kind != column.kind or held.shape != column.shape:
             raise InputError(f"is {held.kind}, the federation's is {column.kind}", where=f"column {column.name!r}")
         columns[column.name] = values
     if not agreed.classes:
+        if own.classes:
+            raise InputError("the labels are classes, the federation's are numbers", where=f"label {agreed.label!r}")
         return Rows(columns, rows.labels)
+    if not own.classes:
+        raise InputError("the labels are numbers, the federation's are classes", where=f"label {agreed.label!r}")
     numbers = {name: index for index, name in enumerate(agreed.classes)}
     if any(name not in numbers for name in own.classes):
         raise InputError("a label is none of the federation's classes", where=f"label {agreed.label!r}")

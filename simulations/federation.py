@@ -75,7 +75,7 @@ def build_federation(recipe: Recipe) -> Federation:
         test_rows, test_parts = test, matching_test_parts(train_classes, divided.parts, test_classes, rng)
     else:
         test_rows, test_parts = None, [_NONE] * len(divided.parts)
-    bench = Workbench()
+    bench = Workbench(own_code=True)
     agents, names = {}, {}
     for index, (name, part, test_part) in enumerate(zip(divided.names, divided.parts, test_parts, strict=True)):
         holdings = SimulatedHoldings(source.train, part, test_rows, test_part)
