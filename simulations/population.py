@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.data.classes import label_texts
 from tacit.models.data.rows import Rows, Source
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan
@@ -176,9 +177,8 @@ def _by_column(source: Source, rows: Indices, section: PopulationSection) -> Par
     values = source.train.columns[section.column][rows]
     if values.ndim != 1:
         raise InputError("is an image column", where="population.column", right="name a column of single values")
-    texts = np.array([f"{value:g}" if isinstance(value, float) else str(value) or "missing" for value in values])
-    groups, files = np.unique(texts, return_inverse=True)
-    return _grouped(files, tuple(str(group) for group in groups), rows, section)
+    groups, files = np.unique(label_texts(values), return_inverse=True)
+    return _grouped(files, tuple(group or "missing" for group in groups.tolist()), rows, section)
 
 
 def _grouped(groups: Indices, names: tuple[str, ...], rows: Indices, section: PopulationSection) -> Partition:
