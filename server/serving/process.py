@@ -52,7 +52,7 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-def serve(app: FastAPI, bound: socket.socket, *, drain_seconds: float) -> None:
+def serve_until_told(app: FastAPI, bound: socket.socket, *, drain_seconds: float) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     On SIGTERM readiness goes off at once; new requests are taken for `drain_seconds` more, until load balancers have

@@ -13,12 +13,13 @@ from typing import TypeVar
 from tacit.server.serving.memo import Memo
 from tacit.server.serving.problem import Refusal
 from tacit.server.serving.settings import ServingSettings
-from tacit.server.serving.source import ModelSource, Servable, Unservable
+from tacit.server.serving.source import ModelSource, Servable, UnknownModel, Unservable
 from tacit.server.store.records import KeyRecord, ModelSummary, ModelVersion
 
 Result = TypeVar("Result")
 _log = logging.getLogger("tacit.serving")
 _REMEMBERED = 1024
+_NAME_CHARACTERS = 200
 
 
 class Service:
@@ -63,10 +64,13 @@ class Service:
 
     async def versions(self, name: str) -> Sequence[ModelVersion]:
         """Return a model's versions, oldest first, or raise `UnknownModel`."""
+        _require_a_name(name)
         return await self._ask(lambda: self._source.versions(name))
 
     async def resolve(self, name: str, selector: str | None) -> ModelVersion:
         """Return the version meant, at most `refresh_seconds` old, or raise `UnknownModel`."""
+        _require_a_name(name)
+        _require_a_name(selector or "")
         return await self._versions.get((name, selector), lambda: self._source.resolve(name, selector))
 
     async def card(self, version: ModelVersion) -> str:
@@ -115,3 +119,12 @@ class Service:
         except Unservable as error:
             _log.error("model %s version %d is not served: %s", version.name, version.version, error)
             raise
+        except Exception as error:
+            _log.error("model %s version %d fails to load: %s", version.name, version.version, type(error).__name__)
+            raise Unservable("it fails to load; the server's log says more") from error
+
+
+def _require_a_name(text: str) -> None:
+    """Refuse what no model is called before it is remembered or reaches the database."""
+    if len(text) > _NAME_CHARACTERS or not text.isprintable():
+        raise UnknownModel("there is no such model or version")

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tacit.models.data.rows import Column, Rows, Schema
+from tacit.models.features import Features, OneHot, Standardise
+from tacit.models.statistics import category_buckets
 from tacit.models.tasks import ClassPrediction, Prediction, ValuePrediction
+from tacit.server.registry import Registry
 from tacit.server.serving.app import create_app
 from tacit.server.serving.settings import ServingSettings
 from tacit.server.serving.source import UnknownModel, Unservable
+from tacit.server.store import open_store
 from tacit.server.store.records import KeyRecord, ModelSummary, ModelVersion, Scope
 
 with warnings.catch_warnings():
@@ -167,3 +173,53 @@ def serve(source: FakeSource) -> Iterator[Serve]:
 @pytest.fixture
 def client(serve: Serve) -> TestClient:
     return serve()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """A store at `tacit.db` and the files of three real models at `models`, with weights that a test can follow.
+
+    `income`: the log-odds of `high` are `(age - 40) / 10`, and 2 more for the job `clerk`. `price`: `100 * rooms`.
+    `shade`: the log-odds of `light` are 12 times the mean brightness, less 6.
+    """
+    with open_store(str(tmp_path / "tacit.db")) as store:
+        registry = Registry(store, tmp_path / "models")
+        clerk = int(category_buckets("job", np.array(["clerk"], dtype=object))[0])
+        ages, clerks = Standardise((40.0,), (10.0,)), OneHot((clerk,))
+        register_model(registry, "income", MIXED, (ages, clerks), [[0, 0, 0], [1, 2, 0]], [0, 0], privacy=STATEMENT)
+        register_model(registry, "price", PRICES, (Standardise((0.0,), (1.0,)),), [[100]], [0])
+        pixels = Standardise((0.0,), (1.0,))
+        register_model(registry, "shade", PICTURES, (pixels,), [[0] * 6, [2] * 6], [0, -6])
+        yield registry
+
+
+def register_model(
+    registry: Registry,
+    name: str,
+    schema: Schema,
+    encoders: tuple[Standardise | OneHot, ...],
+    weight: list[list[float]],
+    bias: list[float],
+    **details: object,
+) -> ModelVersion:
+    """Register a linear model of `weight`, shape `(outputs, features)`, and `bias`, shape `(outputs,)`."""
+    import torch
+
+    from tacit.models.checkpoint import Artifact, write_artifact
+    from tacit.models.vector import layout_of
+    from tacit.models.zoo.architecture import Architecture
+
+    features = Features(schema, encoders)
+    architecture = Architecture("logistic", "", features.input_shape, len(bias))
+    vector = torch.tensor([*np.ravel(weight), *bias], dtype=torch.float32)
+    kind = "image-classification" if schema.columns[0].kind == "image" else "tabular-classification"
+    artifact = Artifact(
+        architecture,
+        layout_of(architecture.build(0)),
+        vector,
+        features,
+        kind if schema.classes else "tabular-regression",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_artifact(Path(folder) / "artifact", artifact, f"# {name}\n\nWeights of a test.\n")
+        return registry.register(Path(folder) / "artifact", name, None, None, {"accuracy": 0.75}, details)

@@ -137,6 +137,14 @@ def test_what_does_not_exist_is_a_404_problem_that_does_not_repeat_it(client: Te
     assert "nothing" not in answer.json()["detail"].replace("there is nothing at this address", "")
 
 
+@pytest.mark.parametrize("name", ["x" * 201, "%00", "a%0Ab", "..%2F..", "%F0%9F%92%A9", "%FF"])
+def test_an_odd_name_is_a_404(client: TestClient, source: Any, name: str) -> None:
+    asked = source.resolved
+    for path in (f"/api/v1/models/{name}", f"/v2/models/prices/versions/{name}", f"/models/{name}"):
+        assert client.get(path).status_code == 404
+    assert source.resolved == asked or name in ("%F0%9F%92%A9", "%FF")
+
+
 def test_the_recorded_statement_is_returned_and_a_missing_one_promises_nothing(client: TestClient) -> None:
     recorded = client.get("/api/v1/models/numbers/privacy").json()
     assert recorded == {"unit": "client", "epsilon": 4.0, "delta": 1e-5, "hypothetical": False}
