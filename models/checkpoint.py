@@ -247,7 +247,7 @@ def _network(architecture: Architecture, layout: Layout) -> nn.Module:
         try:
             with torch.device("meta"):
                 _check_layout(architecture.build(seed=0), layout)
-        except RuntimeError:
+        except (RuntimeError, TypeError, OverflowError):  # what torch raises for sizes beyond 64 bits
             raise InputError("no network has these shapes", where="architecture") from None
     network = architecture.build(seed=0)
     _check_layout(network, layout)

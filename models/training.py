@@ -225,17 +225,19 @@ def evaluate(
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu`, `cuda`, `cuda:N` or `mps` names; `auto` is the first GPU, else the CPU.
+    """Return the device that `auto`, `cpu`, `cuda`, `cuda:N` or `mps` names; `auto` is the first GPU, if any.
 
     Raises:
         InputError: the name is none of these, or the machine has no such device.
     """
-    kind, _, index = name.partition(":")
     if not _DEVICE.fullmatch(name):
         raise InputError(f"unknown device {name!r}", where="device", right="expected auto, cpu, cuda[:N] or mps")
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()):
+    kind, _, index = name.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind == "cpu":
         return torch.device("cpu")
-    if kind == "mps" or (name == "auto" and not torch.cuda.is_available()):
+    if kind == "mps":
         if not torch.backends.mps.is_available():
             raise InputError("this machine has no mps device", where="device", right="use cpu or auto")
         return torch.device("mps", 0)
