@@ -221,17 +221,20 @@ def _insert(session: Session, table: type[Any], rows: Iterable[dict[str, Any]]) 
 def _round_records(session: Session, run: str, rows: Sequence[RoundRow], number: int | None) -> list[RoundRecord]:
     metrics: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
     clients: dict[tuple[int, int], list[Participation]] = defaultdict(list)
-    figures = select(RoundMetricRow).where(RoundMetricRow.run == run).order_by(RoundMetricRow.position)
-    members = select(ParticipationRow).where(ParticipationRow.run == run).order_by(ParticipationRow.position)
+    # Columns and not objects: a long run has a row for each client of each round.
+    figure, member = RoundMetricRow, ParticipationRow
+    figures = select(figure.number, figure.attempt, figure.name, figure.value).where(figure.run == run)
+    members = select(
+        member.number, member.attempt, member.client, member.outcome, member.reason, member.exchange
+    ).where(member.run == run)
     if number is not None:
-        figures = figures.where(RoundMetricRow.number == number)
-        members = members.where(ParticipationRow.number == number)
-    for figure in session.scalars(figures):
-        metrics[figure.number, figure.attempt][figure.name] = cast(float, figure.value)
-    for member in session.scalars(members):
-        outcome = cast(ParticipationOutcome, member.outcome)
-        one = Participation(member.client, outcome, member.reason, member.exchange)
-        clients[member.number, member.attempt].append(one)
+        figures = figures.where(figure.number == number)
+        members = members.where(member.number == number)
+    for of_round, attempt, name, value in session.execute(figures.order_by(figure.position)):
+        metrics[of_round, attempt][name] = cast(float, value)
+    for of_round, attempt, client, outcome, reason, exchange in session.execute(members.order_by(member.position)):
+        one = Participation(client, cast(ParticipationOutcome, outcome), reason, exchange)
+        clients[of_round, attempt].append(one)
     return [
         RoundRecord(
             number=row.number,
