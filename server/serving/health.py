@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from tacit.server.serving.context import service_of
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["Health"])
 
 
 @router.get("/livez")

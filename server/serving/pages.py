@@ -19,7 +19,7 @@ from tacit.server.serving.auth import requires
 from tacit.server.serving.context import service_of
 from tacit.server.serving.problem import Refusal
 from tacit.server.serving.source import Unservable
-from tacit.server.serving.statement import privacy_sentence, privacy_statement
+from tacit.server.serving.statement import is_guarantee, privacy_sentence, privacy_summary
 from tacit.server.serving.wire import named, version_out
 
 router = APIRouter(include_in_schema=False)
@@ -37,8 +37,7 @@ async def index(request: Request) -> Response:
     shown = []
     for model in models:
         version = await service.resolve(model.name, None)
-        sentence = privacy_sentence(privacy_statement(version))
-        shown.append({"summary": model, "version": version_out(version, model), "sentence": sentence})
+        shown.append({"summary": model, "version": version_out(version, model)})
     return _page("index.html", models=shown)
 
 
@@ -87,13 +86,10 @@ async def _model_page(request: Request, name: str, selector: str | None) -> Resp
         schema = (await service.load(version)).schema
     except Unservable as error:
         problem = str(error)
-    statement = privacy_statement(version)
     return _page(
         "model.html",
         version=version_out(version, summary),
         versions=[version_out(known, summary) for known in reversed(await service.versions(name))],
-        statement=statement,
-        sentence=privacy_sentence(statement),
         schema=schema,
         card=card,
         problem=problem,
@@ -125,6 +121,9 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters["figure"] = _figure
+    templates.filters["sentence"] = privacy_sentence
+    templates.filters["summary"] = privacy_summary
+    templates.tests["guarantee"] = is_guarantee
     templates.filters["moment"] = lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC"
     return templates
 
@@ -135,5 +134,12 @@ def _asset(name: str) -> bytes:
 
 
 def _figure(value: object) -> str:
-    """Write a number with four significant digits, and what is none with a dash."""
-    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+    """Write a number with four significant digits, a truth value as yes or no, and nothing as a dash."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int() | float():
+            return f"{value:.4g}"
+        case None:
+            return "–"
+    return str(value)

@@ -22,14 +22,31 @@ def privacy_statement(version: ModelVersion) -> Mapping[str, Any]:
     return recorded if isinstance(recorded, Mapping) and recorded.get("unit") else NO_STATEMENT
 
 
+def is_guarantee(statement: Mapping[str, Any]) -> bool:
+    """Tell whether a statement promises anything: a unit, and numbers that are finite and not hypothetical."""
+    return _has_numbers(statement) and statement.get("hypothetical", False) is False
+
+
 def privacy_sentence(statement: Mapping[str, Any]) -> str:
     """Say in one sentence what a statement promises; whatever is missing or not finite promises nothing."""
-    unit, epsilon, delta = (statement.get(key) for key in ("unit", "epsilon", "delta"))
-    if unit not in ("client", "example") or not _finite(epsilon) or not _finite(delta):
+    if not _has_numbers(statement):
         return "No privacy guarantee is recorded with this version."
-    if statement.get("hypothetical"):
-        return f"Hypothetical, for study: it holds no guarantee. (epsilon = {epsilon:g}, delta = {delta:g} per {unit})"
-    return f"Differentially private per {unit}: epsilon = {epsilon:g}, delta = {delta:g}, against the coordinator."
+    numbers = f"epsilon = {statement['epsilon']:g}, delta = {statement['delta']:g}"
+    if not is_guarantee(statement):
+        return f"Hypothetical, for study: it holds no guarantee ({numbers} per {statement['unit']})."
+    return f"Differentially private per {statement['unit']}: {numbers}, against the coordinator."
+
+
+def privacy_summary(statement: Mapping[str, Any]) -> str:
+    """Say the same in as few words as fit a table."""
+    if not _has_numbers(statement):
+        return "none"
+    return f"epsilon {statement['epsilon']:g} per {statement['unit']}" if is_guarantee(statement) else "hypothetical"
+
+
+def _has_numbers(statement: Mapping[str, Any]) -> bool:
+    known = statement.get("unit") in ("client", "example")
+    return known and _finite(statement.get("epsilon")) and _finite(statement.get("delta"))
 
 
 def _finite(number: object) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tacit.server.serving.statement import privacy_sentence
+from tacit.server.serving.statement import is_guarantee, privacy_sentence, privacy_summary
 
 PAGES = ("/", "/docs", "/models/numbers", "/models/pictures/versions/1")
 
@@ -27,6 +27,7 @@ def test_a_page_loads_nothing_from_elsewhere_and_has_no_inline_code(client: Test
 
 def test_the_index_lists_models_with_what_was_promised(client: TestClient) -> None:
     text = client.get("/").text
+    text = text.replace("\u00a0", " ")
     assert "Differentially private per client: epsilon = 4, delta = 1e-05, against the coordinator." in text
     assert text.count("No privacy guarantee is recorded with this version.") == 3
 
@@ -81,8 +82,13 @@ def test_only_the_assets_are_served(client: TestClient, name: str) -> None:
 )
 def test_an_incomplete_statement_promises_nothing(statement: dict[str, Any]) -> None:
     assert privacy_sentence(statement) == "No privacy guarantee is recorded with this version."
+    assert privacy_summary(statement) == "none"
+    assert not is_guarantee(statement)
 
 
-def test_a_hypothetical_statement_is_called_that() -> None:
-    sentence = privacy_sentence({"unit": "client", "epsilon": 1.0, "delta": 1e-5, "hypothetical": True})
-    assert sentence.startswith("Hypothetical") and "no guarantee" in sentence
+@pytest.mark.parametrize("hypothetical", [True, None, "no", 0])
+def test_a_statement_that_may_be_hypothetical_is_called_that(hypothetical: object) -> None:
+    statement = {"unit": "client", "epsilon": 1.0, "delta": 1e-5, "hypothetical": hypothetical}
+    assert privacy_sentence(statement).startswith("Hypothetical") and "no guarantee" in privacy_sentence(statement)
+    assert privacy_summary(statement) == "hypothetical"
+    assert not is_guarantee(statement)
