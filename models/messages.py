@@ -70,6 +70,12 @@ def float32_vector(arrays: Mapping[str, NDArray[Any]], name: str, size: int) -> 
         raise ValueError(f"the vector {name!r} is missing")
     if vector.dtype != np.float32 or vector.shape != (size,):
         raise ValueError(f"the vector {name!r} is {vector.dtype} of shape {vector.shape}, not float32 of ({size},)")
-    if not np.isfinite(vector.sum(dtype=np.float64)):
+    if not all_finite(vector):
         raise ValueError(f"the vector {name!r} holds a value that is not finite")
     return vector
+
+
+def all_finite(vector: NDArray[np.float32]) -> bool:
+    """Return whether every entry is finite, without a vector of answers: float32 cannot overflow a sum of doubles."""
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(vector.sum(dtype=np.float64)))

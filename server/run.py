@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.errors import InputError
+from tacit.models.messages import all_finite
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import prepared_plan
 from tacit.models.tasks import task_named
@@ -213,7 +214,7 @@ class Run:
             metrics["train_loss"] = exchanges.mean_loss()
             with np.errstate(over="ignore", invalid="ignore"):
                 self._strategy.step(state.vector, exchanges.mean_update(), state.moments)
-            if not all(np.isfinite(own.sum(dtype=np.float64)) for own in (state.vector, *state.moments.values())):
+            if not all(map(all_finite, (state.vector, *state.moments.values()))):
                 raise RunFailed(f"round {report.number}: the model diverged; try a smaller learning rate")
         following = replace(state, round=report.number)
         evaluation, plan = self.plan.recipe.evaluation, decode_plan(state.plan)
