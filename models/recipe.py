@@ -7,6 +7,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tacit.models.errors import InputError
-from tacit.models.spelling import nearest
+from tacit.models.spelling import nearest, unknown
 
 
 class Section(BaseModel):
@@ -162,6 +163,21 @@ class Recipe(Section):
         """Return the SHA-256 of the canonical form, in hex."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_recipe(recipe: Path | str, overrides: Iterable[str] = (), *, bundled: Traversable) -> Recipe:
+    """Read a recipe by its path, or by the name of one of those in the folder `bundled`.
+
+    Raises:
+        InputError: there is no such file and no such bundled recipe, or it cannot be used.
+    """
+    path = Path(recipe)
+    if path.suffix == ".toml" or path.is_file():
+        return load_recipe(path, overrides)
+    entries = {entry.name.removesuffix(".toml"): entry for entry in bundled.iterdir() if entry.name.endswith(".toml")}
+    if str(recipe) not in entries:
+        raise unknown("recipe", str(recipe), entries, where="RECIPE")
+    return parse_recipe(entries[str(recipe)].read_text(encoding="utf-8"), overrides, where=f"bundled recipe {recipe}")
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:

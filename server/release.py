@@ -30,6 +30,8 @@ def release(
     directory: Path,
     registry: Registry,
     run: str,
+    *,
+    data: str,
 ) -> ModelVersion:
     """Write the artifact of a final state to `directory` and register it under the recipe's name.
 
@@ -42,6 +44,7 @@ def release(
         directory: where the artifact's files go; must not be there yet, or hold this very artifact.
         registry: where the version is registered.
         run: the run's name.
+        data: one sentence for the card: what the model was trained on.
 
     Raises:
         InputError: the directory holds something else.
@@ -76,7 +79,7 @@ def release(
         parameters=artifact.layout.size,
         privacy_sentence=str(statement["sentence"]),
         metrics=metrics,
-        data=f"The source named in the run's recipe, divided over clients by {recipe.population.partition}.",
+        data=data,
         federated={name: value for name, value in lineage.items() if value != ""},
         privacy={name: value for name, value in statement.items() if name != "sentence"},
     )

@@ -7,36 +7,35 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tacit.models.errors import InputError
-from tacit.models.plan import Plan, decode_plan
-from tacit.models.recipe import Recipe, load_recipe, parse_recipe
+from tacit.models.plan import decode_plan
+from tacit.models.recipe import Recipe, read_recipe
 from tacit.models.training import resolve_device
 from tacit.privacy.randomness import KEY_BYTES, SeededRandomness
-from tacit.server.checkpoints import Checkpoints, RunState
+from tacit.server.checkpoints import RunState
+from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
-from tacit.server.recorder import StoreRecorder
+from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.registry import Registry
-from tacit.server.release import release, warm_start
-from tacit.server.run import Cohorts, RoundReport, Run, RunFailed
+from tacit.server.run import Cohorts, RoundReport, Run
+from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store, open_store
-from tacit.server.store.records import NewRun
+from tacit.server.summary import data_found
 from tacit.simulations.engine import run_in_process
-from tacit.simulations.environment import environment
 from tacit.simulations.federation import Federation, build_federation
 from tacit.simulations.per_client import per_client_summary
-from tacit.simulations.run_directory import RunDirectory
-from tacit.simulations.summary import privacy_statement, summarise
 
 OnRound = Callable[[RoundReport], None]
 
 SEED_FILE = ".run-seed"
+BUNDLED = files("tacit.simulations.recipes")
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ def simulate(
     models: Path = Path("models-store"),
     resume: bool = False,
     cohorts: Cohorts | None = None,
+    threads: int | None = None,
     on_start: Callable[[Recipe, Federation, Path], None] = lambda recipe, federation, directory: None,
     on_round: OnRound = lambda report: None,
 ) -> Simulation:
@@ -87,6 +87,7 @@ def simulate(
         models: the registry's directory.
         resume: go on with the run in `out`, or with the newest unfinished run of this recipe.
         cohorts: whom each round asks; drawn as the recipe says unless told otherwise.
+        threads: how many threads PyTorch uses; chosen by the model's size unless told otherwise.
         on_start: called before the first round.
         on_round: called after every attempt at a round.
 
@@ -95,33 +96,28 @@ def simulate(
         RunFailed: the federation could not finish; what was committed stays and can be resumed.
         KeyboardInterrupt: passed on after the run was marked as interrupted.
     """
-    checked = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, overrides)
+    checked = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, overrides, bundled=BUNDLED)
     with open_store(db) as store:
-        directory = _resumed(store, checked, out) if resume else RunDirectory(out or _new_path(store, checked))
+        directory = _resumed(store, checked, out) if resume else RunDirectory(out or new_directory(checked))
         federation = build_federation(checked)
-        threads = _use_threads(checked, directory if resume else None)
+        threads = _use_threads(checked, directory if resume else None, threads)
         device = str(resolve_device(checked.training.device))
-        registry = Registry(store, models)
-        plan, initial = Plan(checked, federation.schema), None
-        if checked.model.init:
-            plan, initial = warm_start(plan, registry)
+        kept = KeptRun(store, Registry(store, models), directory, checked)
+        plan, initial = kept.starting_point(federation.schema)
         if not resume:
-            _begin(store, directory, checked, environment(device, threads))
-        run = directory.path.name
-        store.set_run_status(run, "running")
-        try:
+            kept.begin(environment(device, threads), {SEED_FILE: secrets.token_bytes(KEY_BYTES)})
+        with kept.running():
             on_start(checked, federation, directory.path)
             seed = _run_seed(directory.path)
-            recorder = StoreRecorder(store, run, Checkpoints(directory.path / "checkpoints"))
             validate = CentralEvaluator(federation.validation) if federation.validation is not None else None
 
             def execute(transport: Any) -> tuple[RunState, dict[str, dict[str, float]]]:
                 current = Run(
-                    name=run,
+                    name=kept.name,
                     plan=plan,
                     transport=transport,
-                    recorder=recorder,
-                    cohorts=cohorts or DrawnCohorts(run, checked.training, SeededRandomness(seed)),
+                    recorder=kept.recorder(),
+                    cohorts=cohorts or DrawnCohorts(kept.name, checked.training, SeededRandomness(seed)),
                     validate=validate,
                     initial=initial,
                     on_round=on_round,
@@ -132,75 +128,7 @@ def simulate(
 
             started = time.perf_counter()
             state, by_client = run_in_process(federation, execute)
-            seconds = time.perf_counter() - started
-            return _finish(store, registry, directory, checked, federation, state, by_client, seconds, device)
-        except KeyboardInterrupt:
-            store.set_run_status(run, "interrupted", "stopped by hand")
-            raise
-        except (RunFailed, OSError) as error:
-            store.set_run_status(run, "failed", str(error))
-            raise
-
-
-def read_recipe(recipe: Path | str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by its path, or by the name of a bundled one.
-
-    Raises:
-        InputError: there is no such file and no such bundled recipe, or it cannot be used.
-    """
-    path = Path(recipe)
-    if path.suffix == ".toml" or path.exists():
-        return load_recipe(path, overrides)
-    from importlib.resources import files
-
-    from tacit.models.spelling import unknown
-
-    bundled = {entry.name.removesuffix(".toml"): entry for entry in files("tacit.simulations.recipes").iterdir()}
-    bundled = {name: entry for name, entry in bundled.items() if entry.name.endswith(".toml")}
-    if str(recipe) not in bundled:
-        raise unknown("recipe", str(recipe), bundled, where="RECIPE")
-    return parse_recipe(bundled[str(recipe)].read_text(encoding="utf-8"), overrides, where=f"bundled recipe {recipe}")
-
-
-def _new_path(store: Store, recipe: Recipe) -> Path:
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{recipe.name}"
-    path, count = Path("runs") / name, 1
-    while path.exists():
-        count += 1
-        path = Path("runs") / f"{name}-{count}"
-    return path
-
-
-def _begin(store: Store, directory: RunDirectory, recipe: Recipe, made_with: dict[str, Any]) -> None:
-    """Make the directory and the store's row, both or neither."""
-    directory.create()
-    try:
-        directory.write_text("recipe.toml", recipe.to_toml())
-        directory.write_json("environment.json", made_with)
-        _write_secret(directory.path / SEED_FILE)
-        store.create_run(
-            NewRun(
-                run=directory.path.name,
-                recipe_name=recipe.name,
-                task=recipe.task.kind,
-                recipe_toml=recipe.to_toml(),
-                recipe_sha256=recipe.digest,
-                directory=str(directory.path),
-                environment=made_with,
-            )
-        )
-    except BaseException:
-        for name in ("recipe.toml", "environment.json", SEED_FILE):
-            (directory.path / name).unlink(missing_ok=True)
-        directory.path.rmdir()
-        raise
-
-
-def _write_secret(path: Path) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
+            return _finish(kept, federation, state, by_client, time.perf_counter() - started)
 
 
 def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
@@ -225,10 +153,12 @@ def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
     return RunDirectory(out)
 
 
-def _use_threads(recipe: Recipe, resumed: RunDirectory | None) -> int:
+def _use_threads(recipe: Recipe, resumed: RunDirectory | None, asked: int | None) -> int:
     """Set and return torch's threads: one for the reference engine and small models, and as before when resuming."""
     if resumed is not None:
         threads = int(resumed.read_json("environment.json")["threads"])
+    elif asked is not None:
+        threads = asked
     elif recipe.training.engine == "plain" or recipe.model.name in ("logistic", "mlp"):
         threads = 1
     else:
@@ -245,38 +175,27 @@ def _run_seed(directory: Path) -> bytes:
 
 
 def _finish(
-    store: Store,
-    registry: Registry,
-    directory: RunDirectory,
-    recipe: Recipe,
-    federation: Federation,
-    state: RunState,
-    by_client: dict[str, dict[str, float]],
-    seconds: float,
-    device: str,
+    kept: KeptRun, federation: Federation, state: RunState, by_client: dict[str, dict[str, float]], seconds: float
 ) -> Simulation:
-    run = directory.path.name
-    attempts = store.rounds(run)
+    directory = kept.directory
     per_client = per_client_summary(by_client)
     if federation.test is not None:
         metrics = dict(CentralEvaluator(federation.test)(decode_plan(state.plan), state.vector))
     else:
         metrics = dict(per_client["weighted_mean"]) if per_client else {}
-    statement = privacy_statement(recipe)
-    version = release(state, metrics, statement, directory.path / "model", registry, run)
-    summary = summarise(run, recipe, federation, attempts, state, metrics, per_client, statement, seconds, version)
-    rounds = directory.write_rounds(attempts)
-    directory.write_json("privacy.json", statement)
+    data = f"The source named in the run's recipe, divided over clients by {kept.recipe.population.partition}."
+    found = {"data": data_found(federation.findings)}
+    summary, rounds = kept.release(
+        Ending(state, metrics, len(federation.names), seconds, data, per_client=per_client, found=found)
+    )
     directory.write_json("partition.json", federation.partition_summary)
     if per_client:
         directory.write_json("per_client.json", {"clients": by_client} | per_client)
-    directory.write_json("summary.json", summary)
     from tacit.simulations.plots import write_plots
     from tacit.simulations.report import write_report
 
     write_plots(directory.path)
     write_report(directory.path)
     (directory.path / SEED_FILE).unlink(missing_ok=True)
-    directory.write_manifest()
-    store.finish_run(run, summary)
+    kept.finish(summary)
     return Simulation(directory.path, summary, tuple(rounds))

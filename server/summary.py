@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tacit.models.data.rows import Findings
 from tacit.models.recipe import Recipe
 from tacit.server.checkpoints import RunState
 from tacit.server.store.records import ModelVersion, RoundRecord
-from tacit.simulations.federation import Federation
 
 
 def privacy_statement(recipe: Recipe) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def privacy_statement(recipe: Recipe) -> dict[str, Any]:
 def summarise(
     run: str,
     recipe: Recipe,
-    federation: Federation,
+    clients: int,
     attempts: Sequence[RoundRecord],
     state: RunState,
     metrics: Mapping[str, float],
@@ -46,7 +46,6 @@ def summarise(
     completed = [record for record in rounds if record.outcome == "committed"]
     in_rounds = sum(record.seconds for record in rounds)
     asked = sum(len(record.participation) for record in rounds)
-    clients = len(federation.names)
     return {
         "run": run,
         "recipe_name": recipe.name,
@@ -66,11 +65,15 @@ def summarise(
             "clients_per_second": asked / in_rounds if in_rounds else None,
         },
         "model": {"name": version.name, "version": version.version, "sha256": version.digest},
-        "data": {
-            "rows": federation.findings.rows,
-            "columns": federation.findings.columns,
-            "classes": dict(federation.findings.classes),
-            "missing": dict(federation.findings.missing),
-            "dropped": dict(federation.findings.dropped),
-        },
+    }
+
+
+def data_found(findings: Findings) -> dict[str, Any]:
+    """Return what a connector found, as plain values."""
+    return {
+        "rows": findings.rows,
+        "columns": findings.columns,
+        "classes": dict(findings.classes),
+        "missing": dict(findings.missing),
+        "dropped": dict(findings.dropped),
     }

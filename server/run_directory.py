@@ -93,7 +93,7 @@ class RunDirectory:
 
 def round_overview(record: RoundRecord) -> dict[str, Any]:
     """Return one attempt of a round as one flat line."""
-    counts = Counter(member.outcome for member in record.participation)
+    counts = Counter[str](member.outcome for member in record.participation)
     return {
         "round": record.number,
         "attempt": record.attempt,

@@ -1,0 +1,187 @@
+"""The life of a run on the disk and in the store: begun once, always marked as what it is, ended with its model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.models.data.rows import Schema
+from tacit.models.errors import InputError
+from tacit.models.plan import Plan
+from tacit.models.recipe import Recipe
+from tacit.server.checkpoints import Checkpoints, RunState
+from tacit.server.recorder import StoreRecorder
+from tacit.server.registry import Registry
+from tacit.server.release import release, warm_start
+from tacit.server.run import RunFailed
+from tacit.server.run_directory import RunDirectory
+from tacit.server.store import Store
+from tacit.server.store.records import NewRun
+from tacit.server.summary import privacy_statement, summarise
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, for `KeptRun.release`.
+
+    Attributes:
+        state: the final state.
+        metrics: test metrics by name.
+        clients: how many clients there were.
+        seconds: how long it took.
+        data: one sentence for the model's card: what the model was trained on.
+        per_client: summary of the clients' own metrics, where somebody may look at them.
+        found: further entries of `summary.json`.
+    """
+
+    state: RunState
+    metrics: Mapping[str, float]
+    clients: int
+    seconds: float
+    data: str
+    per_client: Mapping[str, Any]
+    found: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """What is kept of one run, whoever drives it and whatever carries its messages.
+
+    Attributes:
+        store: knows the run under the name of its directory.
+        registry: takes the released model.
+        directory: holds everything that people read.
+        recipe: what is run.
+    """
+
+    store: Store
+    registry: Registry
+    directory: RunDirectory
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Return the run's identifier."""
+        return self.directory.path.name
+
+    def begin(self, made_with: Mapping[str, Any], secrets: Mapping[str, bytes]) -> None:
+        """Make the directory and the store's row, both or neither.
+
+        Args:
+            made_with: what the run is made with; see `environment`.
+            secrets: contents of files that only their owner may read, by name.
+
+        Raises:
+            InputError: the directory exists already or cannot be made, or the store knows a run of this name.
+        """
+        self.directory.create()
+        try:
+            self.directory.write_text("recipe.toml", self.recipe.to_toml())
+            self.directory.write_json("environment.json", made_with)
+            for name, secret in secrets.items():
+                _write_secret(self.directory.path / name, secret)
+            self.store.create_run(
+                NewRun(
+                    run=self.name,
+                    recipe_name=self.recipe.name,
+                    task=self.recipe.task.kind,
+                    recipe_toml=self.recipe.to_toml(),
+                    recipe_sha256=self.recipe.digest,
+                    directory=str(self.directory.path),
+                    environment=made_with,
+                )
+            )
+        except BaseException:
+            shutil.rmtree(self.directory.path, ignore_errors=True)
+            raise
+
+    def starting_point(self, schema: Schema) -> tuple[Plan, NDArray[np.float32] | None]:
+        """Return the plan of the first round and, for a warm start, the vector to begin with.
+
+        Raises:
+            InputError: the recipe starts from a model that cannot be used.
+        """
+        plan = Plan(self.recipe, schema)
+        return warm_start(plan, self.registry) if self.recipe.model.init else (plan, None)
+
+    def recorder(self) -> StoreRecorder:
+        """Return what keeps the rounds."""
+        return StoreRecorder(self.store, self.name, Checkpoints(self.directory.path / "checkpoints"))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Mark the run as running, and as interrupted or failed when the block is left by an exception."""
+        self.store.set_run_status(self.name, "running")
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.store.set_run_status(self.name, "interrupted", "stopped by hand")
+            raise
+        except (RunFailed, InputError, OSError) as error:
+            self.store.set_run_status(self.name, "failed", str(error))
+            raise
+        except BaseException as error:
+            # The type alone: the text of an error that nobody foresaw may hold a row of data.
+            self.store.set_run_status(self.name, "failed", type(error).__name__)
+            raise
+
+    def release(self, ending: Ending) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Register the model and write down what the run did.
+
+        Returns:
+            The values of `summary.json`, and one flat mapping for each attempt of a round.
+        """
+        attempts = self.store.rounds(self.name)
+        statement = privacy_statement(self.recipe)
+        state, metrics = ending.state, ending.metrics
+        version = release(
+            state, metrics, statement, self.directory.path / "model", self.registry, self.name, data=ending.data
+        )
+        summary = summarise(
+            self.name,
+            self.recipe,
+            ending.clients,
+            attempts,
+            state,
+            metrics,
+            ending.per_client,
+            statement,
+            ending.seconds,
+            version,
+        )
+        summary |= ending.found
+        rounds = self.directory.write_rounds(attempts)
+        self.directory.write_json("privacy.json", statement)
+        self.directory.write_json("summary.json", summary)
+        return summary, rounds
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Seal the directory and mark the run as finished."""
+        self.directory.write_manifest()
+        self.store.finish_run(self.name, summary)
+
+
+def new_directory(recipe: Recipe) -> Path:
+    """Return a path below `runs` that is not taken: the time and the recipe's name."""
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{recipe.name}"
+    path, count = Path("runs") / name, 1
+    while path.exists():
+        count += 1
+        path = Path("runs") / f"{name}-{count}"
+    return path
+
+
+def _write_secret(path: Path, secret: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
