@@ -42,12 +42,13 @@ class DrawnCohorts:
 
 @dataclass(frozen=True)
 class RecordedCohorts:
-    """The cohorts of an earlier run, to repeat it: `(round, attempt)` to the clients whose reports counted."""
+    """The cohorts of an earlier run, to repeat it: `(round, attempt)` to the clients that were asked."""
 
+    training: TrainingSection
     cohorts: Mapping[tuple[int, int], tuple[str, ...]]
 
     def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
-        """Return the recorded clients, all of whom are wanted.
+        """Return the recorded clients, of whom as many are wanted as were then.
 
         Raises:
             InputError: the earlier run has no such attempt.
@@ -55,10 +56,11 @@ class RecordedCohorts:
         try:
             cohort = self.cohorts[number, attempt]
         except KeyError:
-            raise InputError(
-                f"kept no cohort of round {number}, attempt {attempt}", where="the run to repeat"
-            ) from None
-        return cohort, len(cohort)
+            what = f"kept no cohort of round {number}, attempt {attempt}"
+            raise InputError(what, where="the run to repeat") from None
+        if self.training.sampling == "poisson":
+            return cohort, len(cohort)
+        return cohort, min(self.training.cohort or len(cohort), len(cohort))
 
 
 def fixed_cohort(clients: Sequence[str], size: int, randomness: Randomness, *label: str | int) -> tuple[str, ...]:

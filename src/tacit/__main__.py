@@ -15,7 +15,7 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 COMMANDS = {
     "simulate": ("tacit.simulations.cli.simulate", "simulate", "Run a whole federation on this machine."),
-    "runs": ("tacit.simulations.cli.runs", "runs", "List, inspect, compare and repeat runs."),
+    "runs": ("tacit.simulations.cli.reproduce", "runs", "List, inspect, compare and repeat runs."),
     "model": ("tacit.server.cli.model", "model", "List, inspect, promote, export and verify models."),
     "serve": ("tacit.server.cli.serve", "serve", "Serve registered models over HTTP."),
     "predict": ("tacit.server.cli.predict", "predict", "Ask a service for predictions."),

@@ -173,11 +173,11 @@ def test_cohorts_from_the_operating_system_differ_from_run_to_run() -> None:
 
 
 def test_recorded_cohorts_are_repeated_and_all_of_them_are_wanted() -> None:
-    recorded = RecordedCohorts({(1, 0): ("b", "a"), (2, 1): ()})
+    recorded = RecordedCohorts(recipe(2).training, {(1, 0): ("b", "a"), (2, 1): ()})
     assert recorded.draw(NAMES, 1, 0) == (("b", "a"), 2)
     assert recorded.draw(NAMES, 2, 1) == ((), 0)
 
 
 def test_a_round_that_was_never_recorded_is_not_repeated_as_an_empty_one() -> None:
     with pytest.raises(InputError, match="kept no cohort of round 2, attempt 0"):
-        RecordedCohorts({(1, 0): ("a",)}).draw(NAMES, 2, 0)
+        RecordedCohorts(recipe(1).training, {(1, 0): ("a",)}).draw(NAMES, 2, 0)

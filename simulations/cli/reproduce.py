@@ -1,0 +1,92 @@
+"""`tacit runs reproduce`: run a simulation again and see whether the same model comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tacit.models.errors import InputError
+from tacit.models.recipe import parse_recipe
+from tacit.server.cli.options import db_option, models_option
+from tacit.server.cli.output import Format, format_option, print_json, print_table
+from tacit.server.registry import Registry
+from tacit.server.sampling import RecordedCohorts
+from tacit.server.store import RunRecord, open_store
+from tacit.simulations.cli.progress import Progress
+from tacit.simulations.cli.runs import runs
+from tacit.simulations.simulate import Simulation, simulate
+
+WEIGHTS = "model.safetensors"
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--out", type=click.Path(path_type=Path), help="The new run's directory.  [default: runs/<time>-<name>]")
+@db_option
+@models_option
+@format_option
+def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format) -> None:
+    """Run a finished simulation again, with the same recipe and cohorts, and compare the weights bit by bit.
+
+    Exits 0 if they are the same, 1 if not.
+
+    Example: tacit runs reproduce 20260314-101500-demo
+    """
+    with open_store(db, create=False) as store:
+        record = store.get_run(run)
+        if record.status != "finished" or record.summary is None:
+            raise InputError(f"is {record.status}", where=f"run {run}", right="only a finished run can be repeated")
+        recipe = parse_recipe(record.recipe_toml, where=f"run {run}")
+        asked = {
+            (attempt.number, attempt.attempt): tuple(member.client for member in attempt.participation)
+            for attempt in store.rounds(run)
+        }
+        before = _weights(Registry(store, models), record)
+    with Progress(quiet=output == "json") as progress:
+        again = simulate(
+            recipe,
+            out=out,
+            db=db,
+            models=models,
+            cohorts=RecordedCohorts(recipe.training, asked),
+            threads=int(record.environment["threads"]),
+            on_start=progress.start,
+            on_round=progress.round,
+        )
+    with open_store(db, create=False) as store:
+        repeated = store.get_run(again.directory.name)
+        after = _weights(Registry(store, models), repeated)
+    _print(record, repeated, again, before, after, output)
+    if before != after:
+        raise click.exceptions.Exit(1)
+
+
+def _weights(registry: Registry, record: RunRecord) -> str:
+    """Return the SHA-256 of the weights that a run registered."""
+    model = (record.summary or {})["model"]
+    return registry.resolve(model["name"], int(model["version"])).files[WEIGHTS]
+
+
+def _print(record: RunRecord, repeated: RunRecord, again: Simulation, before: str, after: str, output: Format) -> None:
+    metrics = (record.summary or {}).get("metrics", {})
+    changed = {
+        name: [record.environment.get(name), repeated.environment.get(name)]
+        for name in sorted({*record.environment, *repeated.environment})
+        if record.environment.get(name) != repeated.environment.get(name)
+    }
+    if output == "json":
+        print_json(
+            {
+                "identical": before == after,
+                "weights_sha256": [before, after],
+                "runs": [record.run, repeated.run],
+                "metrics": [metrics, again.metrics],
+                "environment_changes": changed,
+            }
+        )
+        return
+    rows: list[tuple[object, ...]] = [(name, metrics.get(name), value) for name, value in sorted(again.metrics.items())]
+    rows += [(f"environment {name}", *values) for name, values in changed.items()]
+    print_table(("", record.run, repeated.run), rows)
+    click.echo("the weights are the same, bit for bit" if before == after else "the weights differ")
