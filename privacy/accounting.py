@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -20,7 +20,7 @@ from scipy import special
 
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.events import SkellamDpEvent, check_event
-from tacit.privacy.terms import OBSERVERS, Observer, Terms
+from tacit.privacy.terms import OBSERVERS, Observer, Sampling, Terms
 
 ORDERS: Final[tuple[float, ...]] = (
     *(float(order) for order in range(2, 65)),
@@ -134,8 +134,10 @@ class RenyiAccountant(rdp.RdpAccountant):  # type: ignore[misc]  # dp-accounting
             PrivacyError: the event or one within it is unknown, senseless or unsupported; nothing was added.
         """
         check_event(event)
-        if count < 0 or not self.supports(event):
-            raise PrivacyError(f"the Renyi accountant cannot add {count} of {_innermost(event)}")
+        if count < 0:
+            raise PrivacyError(f"an event is added a number of times, not {count}")
+        if problem := self._maybe_compose(event, count, False):
+            raise PrivacyError(f"unsupported {_names(problem.invalid_event)}")
         super().compose(event, count)
         return self
 
@@ -252,12 +254,14 @@ def replacement_costs_by_observer(terms: Terms, survivors: Sequence[int]) -> dic
 
 def _observed(terms: Terms, survivors: Sequence[int], observer: Observer, adjacency: NeighboringRelation) -> Cost:
     event = in_sequence([terms.event_against(observer, survived) for survived in survivors])
-    sampled = observer == "outsiders" and terms.unit == "client" and not terms.sampling.not_amplified_because()
-    aborted = len(survivors) * terms.sampling.abort_probability if sampled else 0.0
-    return cost(event, terms.delta, adjacency, aborted)
+    if observer != "outsiders" or terms.unit != "client" or terms.sampling.not_amplified_because():
+        return cost(event, terms.delta, adjacency)
+    aborted = len(survivors) * terms.sampling.abort_probability
+    without = _observed(replace(terms, sampling=Sampling()), survivors, observer, adjacency)
+    return min(cost(event, terms.delta, adjacency, aborted), without, key=lambda either: either.epsilon)
 
 
-def _innermost(event: dp_event.DpEvent) -> str:
-    """Return the names of an event and what it wraps, for an error."""
+def _names(event: dp_event.DpEvent) -> str:
+    """Return the names of an event and of what it wraps, for an error."""
     inner = getattr(event, "event", None)
-    return f"{type(event).__name__} of {_innermost(inner)}" if inner is not None else type(event).__name__
+    return f"{type(event).__name__} of {_names(inner)}" if inner is not None else type(event).__name__
