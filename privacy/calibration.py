@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dp_accounting import NeighboringRelation, dp_event
 from scipy import optimize
 
-from tacit.privacy.accounting import Cost, cost, repeated
+from tacit.privacy.accounting import Cost, RenyiAccountant, cost, repeated
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.events import SkellamDpEvent
 from tacit.privacy.filters import RenyiFilter
@@ -40,17 +40,35 @@ def smallest_noise(
     if not 0.0 < epsilon < math.inf:
         raise PrivacyError(f"a target epsilon is positive and finite, not {epsilon!r}")
 
+    def coarse(noise: float) -> float:
+        return RenyiAccountant(adjacency).compose(event_of(noise)).get_epsilon(delta)
+
+    def fine(noise: float) -> float:
+        return cost(event_of(noise), delta, adjacency).epsilon
+
+    # Loss distributions take a second each: they begin where the Renyi bound, never far above them, has led.
+    found = _root(coarse, epsilon, start=1.0, step=2.0, tolerance=tolerance)
+    if cost(event_of(found), delta, adjacency).accountant == "rdp":
+        return found
+    return _root(fine, epsilon, start=found, step=1.15, tolerance=tolerance)
+
+
+def _root(
+    epsilon_of: Callable[[float], float], epsilon: float, *, start: float, step: float, tolerance: float
+) -> float:
+    """Return the smallest noise at which a falling `epsilon_of` is at most `epsilon`, from its safe side."""
+
     def excess(log_noise: float) -> float:
-        spent = cost(event_of(math.exp(log_noise)), delta, adjacency).epsilon
+        spent = epsilon_of(math.exp(log_noise))
         return min(1e6, math.log(max(spent, 1e-12) / epsilon)) if spent < math.inf else 1e6
 
-    low = high = 0.0
+    low = high = math.log(start)
     while excess(high) > 0.0:
-        low, high = high, high + math.log(2.0)
+        low, high = high, high + math.log(step)
         if high > math.log(_LARGEST):
-            raise PrivacyError(f"no noise reaches epsilon {epsilon:g} at delta {delta:g}")
+            raise PrivacyError(f"no noise reaches epsilon {epsilon:g}")
     while low == high or excess(low) <= 0.0:
-        low, high = low - math.log(2.0), min(high, low)
+        low, high = low - math.log(step), min(high, low)
         if low < math.log(_SMALLEST):
             return _SMALLEST  # less noise than this is no noise, and still within the target
     found = float(optimize.brentq(excess, low, high, xtol=tolerance / 4.0))

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
+
 from tacit.privacy.accounting import (
     ERROR_SHARE,
     ORDERS,
@@ -120,9 +121,7 @@ def test_the_gaussian_epsilon_solves_its_closed_form(noise: float, steps: int, a
 
     def excess(epsilon: float) -> float:
         above = stats.norm.logcdf(distance / 2 - epsilon / distance)
-        return float(
-            np.exp(above) - np.exp(epsilon + stats.norm.logcdf(-distance / 2 - epsilon / distance)) - DELTA
-        )
+        return float(np.exp(above) - np.exp(epsilon + stats.norm.logcdf(-distance / 2 - epsilon / distance)) - DELTA)
 
     exact = optimize.brentq(excess, 0.0, 200.0)
     spent = cost(gaussian(noise, 1.0, steps), DELTA, adjacency).epsilon

@@ -10,6 +10,7 @@ import pytest
 from dp_accounting import dp_event
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.events import SkellamDpEvent, check_event, event_record, read_event
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from tacit.privacy.errors import LocalProtocolError, PrivacyError
 from tacit.privacy.grid import IntegerBound, integer_bound, round_within, sum_of_squares_at_most
 from tacit.privacy.randomness import Keystream
@@ -55,7 +56,9 @@ def test_the_l1_sensitivity_is_the_smaller_of_its_two_bounds() -> None:
 @given(st.integers(1, 200), st.floats(1.0, 1e4), st.integers(0, 2**32 - 1))
 def test_whatever_is_rounded_keeps_to_the_bound(dimension: int, length: float, seed: int) -> None:
     bound = integer_bound([1.0], [length], dimension)
-    rounded = round_within(scaled_vector(dimension, length * 0.999999, seed), bound, Keystream(seed.to_bytes(32, "big")))
+    rounded = round_within(
+        scaled_vector(dimension, length * 0.999999, seed), bound, Keystream(seed.to_bytes(32, "big"))
+    )
     assert int(sum(int(value) ** 2 for value in rounded)) <= bound.l2_squared
     assert int(np.abs(rounded).sum()) <= bound.l1 * (1 + 1e-12)
 

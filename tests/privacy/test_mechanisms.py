@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dp_accounting import dp_event
 from scipy import stats
+
 from tacit.privacy.errors import LocalProtocolError, PrivacyError
 from tacit.privacy.events import SkellamDpEvent
 from tacit.privacy.grid import IntegerBound, integer_bound, round_within

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import hadamard
+
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.rotation import coordinate_bound, rotate, unrotate
 

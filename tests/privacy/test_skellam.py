@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
+
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.randomness import Keystream
 from tacit.privacy.skellam import MAX_VARIANCE, SkellamSampler, draw_error, noise_bound, skellam_sampler
@@ -51,7 +52,9 @@ def test_the_table_decides_at_the_exact_boundary_to_the_hundredth_bit_and_reads_
 
 def test_several_ties_in_one_call_each_take_a_word_of_their_own() -> None:
     sampler = SkellamSampler(9.0)
-    ties = [divmod(distribution_function(9.0, k) + side * (1 << 28), 1 << 64) for k, side in ((-2, -1), (0, 1), (4, -1))]
+    ties = [
+        divmod(distribution_function(9.0, k) + side * (1 << 28), 1 << 64) for k, side in ((-2, -1), (0, 1), (4, -1))
+    ]
     script = [upper for upper, _ in ties] + [lower for _, lower in ties]
     assert sampler.draw(Scripted(script), 3).tolist() == [-2, 1, 4]
 
@@ -72,7 +75,9 @@ def test_a_million_draws_fit_the_distribution_and_its_variance(sigma: float) -> 
     reach = math.ceil(6 * sigma)
     width = max(1, round(sigma / 10))
     edges = np.arange(-reach, reach + width, width)  # bin i holds edges[i] <= k < edges[i + 1]
-    probabilities = np.add.reduceat(special.ive(np.abs(np.arange(edges[0], edges[-1])), sigma**2), edges[:-1] - edges[0])
+    probabilities = np.add.reduceat(
+        special.ive(np.abs(np.arange(edges[0], edges[-1])), sigma**2), edges[:-1] - edges[0]
+    )
     kept = probabilities * count >= 10
     observed = np.histogram(draws, edges)[0][kept]
     rest = count - observed.sum()

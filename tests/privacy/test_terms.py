@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from dp_accounting import NeighboringRelation, dp_event
+
 from tacit.privacy.accounting import cost, costs_by_observer, replacement_costs_by_observer
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.events import SkellamDpEvent
