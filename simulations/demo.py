@@ -15,7 +15,7 @@ import numpy as np
 
 from tacit.models.data import open_source
 from tacit.simulations.cli.progress import Progress
-from tacit.simulations.simulate import Simulation, simulate
+from tacit.simulations.simulation import Simulation, simulate
 
 BARS = "▁▂▃▄▅▆▇█"
 START_SECONDS = 30

@@ -15,7 +15,7 @@ from tacit.server.sampling import RecordedCohorts
 from tacit.server.store import RunRecord, open_store
 from tacit.simulations.cli.progress import Progress
 from tacit.simulations.cli.runs import runs
-from tacit.simulations.simulate import Simulation, simulate
+from tacit.simulations.simulation import Simulation, simulate
 
 WEIGHTS = "model.safetensors"
 

@@ -15,8 +15,8 @@ from tacit.models.recipe import Recipe
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.cli.output import Format, format_option, print_json
 from tacit.simulations.cli.progress import Progress
-from tacit.simulations.simulate import Federation, Simulation
-from tacit.simulations.simulate import simulate as run_simulation
+from tacit.simulations.simulation import Federation, Simulation
+from tacit.simulations.simulation import simulate as run_simulation
 
 
 @click.command()
