@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 
@@ -15,8 +16,7 @@ from tacit.client.holdings import SourceHoldings
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+_LOG = logging.getLogger(__name__)
 
 
 class Agent:
@@ -47,7 +47,10 @@ def instruction_from(message: Message) -> Instruction:
         ValueError: the records are not those of an instruction.
     """
     try:
-        config = message.content.config_records["instruction"]
+        # Not through `config_records` and `array_records`, whose cycles of references keep the message in memory.
+        config, vectors = message.content["instruction"], message.content["arrays"]
+        if not isinstance(config, ConfigRecord) or not isinstance(vectors, ArrayRecord):
+            raise TypeError("records of another kind")
         header = json.loads(_bytes(config["header"]))
         return Instruction(
             action=str(header["action"]),
@@ -56,7 +59,7 @@ def instruction_from(message: Message) -> Instruction:
             attempt=int(header["attempt"]),
             plan=_bytes(config["plan"]),
             body=dict(header["body"]),
-            arrays={name: _unpack(array) for name, array in message.content.array_records["arrays"].items()},
+            arrays={name: _unpack(array) for name, array in vectors.items()},
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the instruction cannot be read ({type(error).__name__})") from None
@@ -93,6 +96,7 @@ def _stock_agent(context: Context) -> Agent:
     source = context.node_config.get("data")
     if not isinstance(source, str):
         raise InputError("the node has no data", where="--node-config", right='give data="csv:FILE"')
+    _LOG.warning("NOTHING IS MASKED under stock Flower: the coordinator sees each of this node's updates as it is.")
     name = context.node_config.get("name", f"node-{context.node_id}")
     return Agent(str(name), SourceHoldings(source, os.environ), _STOCK_BENCH)
 

@@ -163,8 +163,13 @@ def _arrival(client: str, message: Message) -> Arrival:
         # The code alone: Flower puts an exception's text beside it, which may hold a row of data.
         return Arrival(client, None, f"the node failed (code {message.error.code})")
     try:
-        header = json.loads(message.content.config_records["reply"]["header"])  # type: ignore[arg-type]
-        arrays = {name: _vector(array) for name, array in message.content.array_records["arrays"].items()}
+        # Not through `config_records` and `array_records`: these make cycles of references that hold the whole message
+        # until the garbage collector comes by, which it decides by the number of objects and not by their size.
+        config, vectors = message.content["reply"], message.content["arrays"]
+        if not isinstance(config, ConfigRecord) or not isinstance(vectors, ArrayRecord):
+            raise TypeError("records of another kind")
+        header = json.loads(config["header"])  # type: ignore[arg-type]
+        arrays = {name: _vector(array) for name, array in vectors.items()}
         outcome = header["outcome"]
         if outcome not in ("ok", "refused", "failed"):
             raise ValueError("unknown outcome")
