@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
+from fastapi import Security
+from fastapi.security import HTTPBearer
 from starlette.requests import Request
 
 from tacit.server.serving.context import service_of
@@ -13,11 +16,13 @@ from tacit.server.serving.problem import Refusal
 from tacit.server.store.records import Scope
 
 _MAX_SECRET_CHARACTERS = 512
+# Only so that the description of the interface names the scheme; what it reads is read below.
+_SCHEME = HTTPBearer(scheme_name="API key", description="A key of `tacit serve keys create`.", auto_error=False)
 _BEARER = {"WWW-Authenticate": 'Bearer realm="tacit"'}
 _BASIC = {"WWW-Authenticate": 'Basic realm="tacit: the password is an API key", charset="UTF-8"'}
 
 
-def requires(*scopes: Scope, pages: bool = False) -> Callable[[Request], Awaitable[None]]:
+def requires(*scopes: Scope, pages: bool = False) -> Callable[..., Awaitable[None]]:
     """Return a dependency that lets a request pass whose key has one of `scopes`, or `admin`.
 
     Args:
@@ -27,7 +32,7 @@ def requires(*scopes: Scope, pages: bool = False) -> Callable[[Request], Awaitab
     """
     wanted = frozenset[str]([*scopes, "admin"])
 
-    async def check(request: Request) -> None:
+    async def check(request: Request, _: Annotated[object, Security(_SCHEME)]) -> None:
         service = service_of(request)
         if not service.settings.require_key:
             return

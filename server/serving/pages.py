@@ -25,7 +25,7 @@ from tacit.server.serving.wire import named, version_out
 router = APIRouter(include_in_schema=False)
 _reads = Depends(requires("read", pages=True))
 _predicts = Depends(requires("predict", pages=True))
-_ASSETS = {"style.css": "text/css", "try.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_ASSETS = {"style.css": "text/css", "try.js": "text/javascript"}
 _METHODS = ("get", "post", "put", "delete")
 
 
@@ -73,6 +73,12 @@ async def asset(name: str) -> Response:
     if name not in _ASSETS:
         raise Refusal(404, "there is nothing at this address")
     return Response(_asset(name), 200, {"Cache-Control": "max-age=300"}, _ASSETS[name])
+
+
+@router.get("/favicon.ico")
+async def icon() -> Response:
+    """Tell browsers, which ask on their own, that there is none."""
+    return Response(status_code=204, headers={"Cache-Control": "max-age=86400"})
 
 
 async def _model_page(request: Request, name: str, selector: str | None) -> Response:

@@ -38,11 +38,11 @@ class RegisteredModels:
 
     def resolve(self, name: str, selector: str | None) -> ModelVersion:
         """Return the version that a number or an alias names, or raise `UnknownModel`."""
-        known = self.versions(name)
         try:
             return self._registry.resolve(name, selector)
         except InputError:
-            raise UnknownModel(f"the model has no such version or alias; its versions are 1 to {len(known)}") from None
+            known = len(self.versions(name))
+            raise UnknownModel(f"the model has no such version or alias; its versions are 1 to {known}") from None
 
     def card(self, version: ModelVersion) -> str:
         """Return the card, compared with what was registered, or raise `Unservable`."""

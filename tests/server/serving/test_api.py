@@ -191,3 +191,12 @@ def test_the_description_names_every_endpoint(client: TestClient) -> None:
     assert {"/v2/models/{model}/infer", "/api/v1/models/{model}/predict", "/livez", "/readyz"} <= set(paths)
     body = paths["/api/v1/models/{model}/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["inputs"]
+
+
+def test_the_description_says_which_endpoints_need_a_key(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    (scheme,) = description["components"]["securitySchemes"]
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            expected = [] if "health" in path or path.endswith("z") else [{scheme: []}]
+            assert operation.get("security", []) == expected, path

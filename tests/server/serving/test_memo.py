@@ -56,3 +56,34 @@ def test_a_caller_that_goes_away_does_not_take_the_answer_from_the_others() -> N
             assert await second == "True"
 
     asyncio.run(scenario())
+
+
+def test_an_answer_is_renewed_in_the_background_before_its_time_is_over() -> None:
+    async def scenario() -> None:
+        clock, results = Clock(), iter([1, 2, LookupError(), 3])
+
+        def compute() -> int:
+            result = next(results)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        async def asked_twice() -> tuple[int, int]:
+            first = await memo.get("k", compute)
+            # The pool has one thread: once this is done, so is the renewal, and its callbacks have run a turn later.
+            await asyncio.get_running_loop().run_in_executor(pool, lambda: None)
+            await asyncio.sleep(0)
+            return first, await memo.get("k", compute)
+
+        with ThreadPoolExecutor(1) as pool:
+            memo: Memo[int] = Memo(pool, limit=1, seconds=10, clock=clock)
+            assert await asked_twice() == (1, 1)
+            clock.now = 5
+            assert await asked_twice() == (1, 2)
+            clock.now = 11
+            # This renewal fails, and the old answer holds to its end, at 15.
+            assert await asked_twice() == (2, 2)
+            clock.now = 15
+            assert await asked_twice() == (3, 3)
+
+    asyncio.run(scenario())
