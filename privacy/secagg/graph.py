@@ -25,6 +25,8 @@ GRAPHS = (COMPLETE, REGULAR)
 SIGMA = 40  # bits of security: 2^-40 is added to delta where the regular graph is used
 ETA = 20  # bits of correctness: a round fails by bad luck of the graph with a probability of 2^-20
 MILLION = 1_000_000
+MAX_COMPLETE = 512  # a complete graph has n^2 shares to carry; above, the regular one is the only choice
+MAX_DEGREE = 1024
 
 _PERMUTATION_LABEL = b"tacit/secagg/1/permutation\0"
 
@@ -73,7 +75,7 @@ def regular_parameters(
         semi_malicious: whether (d) raises the threshold; without it the server is only curious.
     """
     gone = colluders + dropouts
-    for degree in range(2, members, 2):
+    for degree in range(2, min(members, MAX_DEGREE + 1), 2):
         disconnected = members * (members - degree - 1) * perm(gone, degree) << (SIGMA + 1)
         if degree <= gone and disconnected >= 2 * perm(members, degree):
             continue
@@ -96,21 +98,37 @@ def regular_parameters(
 
 
 def _hypergeometric(members: int, marked: int, drawn: int) -> list[int]:
-    """Return `Binom(n, drawn) P[Hyp(n, marked, drawn) = x]` for x = 0 to `drawn`."""
-    return [comb(marked, x) * comb(members - marked, drawn - x) for x in range(drawn + 1)]
+    """Return `Binom(n, drawn) P[Hyp(n, marked, drawn) = x]` for x = 0 to `drawn`, each from the one before."""
+    counts = [0] * (drawn + 1)
+    first = max(0, drawn - (members - marked))
+    last = min(marked, drawn)
+    if first > last:
+        return counts
+    counts[first] = comb(marked, first) * comb(members - marked, drawn - first)
+    for x in range(first, last):
+        counts[x + 1] = counts[x] * ((marked - x) * (drawn - x)) // ((x + 1) * (members - marked - drawn + x + 1))
+    return counts
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The neighbours of every member, and the threshold.
+    """Who is whose neighbour, and the threshold.
 
     Attributes:
-        neighbours: for each position in the roster, the positions of its neighbours in rising order.
+        members: n.
         threshold: t, the shares that recover a secret and the signatures that release shares.
+        circle: for each position in the roster its neighbours, on a regular graph; None on the complete one.
     """
 
-    neighbours: tuple[tuple[int, ...], ...]
+    members: int
     threshold: int
+    circle: tuple[tuple[int, ...], ...] | None = None
+
+    def neighbours(self, member: int) -> tuple[int, ...]:
+        """Return the positions of a member's neighbours, in rising order."""
+        if self.circle is not None:
+            return self.circle[member]
+        return tuple(other for other in range(self.members) if other != member)
 
 
 def topology(graph: str, members: int, colluders: int, dropout_ppm: int, transcript: bytes) -> Topology:
@@ -130,14 +148,13 @@ def topology(graph: str, members: int, colluders: int, dropout_ppm: int, transcr
         threshold = complete_threshold(members, colluders)
         if threshold > members - 1:
             raise Infeasible(f"{members} members cannot hold out against {colluders} colluders", "ask more clients")
-        everybody = range(members)
-        return Topology(tuple(tuple(j for j in everybody if j != i) for i in everybody), threshold)
+        return Topology(members, threshold)
     dropouts = allowed_dropouts(members, dropout_ppm)
     found = regular_parameters(members, colluders, dropouts, members - dropouts)
     if found is None:
         raise Infeasible(f"no regular graph over {members} members is safe", "use graph complete or ask more clients")
     degree, threshold = found
-    return Topology(regular_neighbours(members, degree, transcript), threshold)
+    return Topology(members, threshold, regular_neighbours(members, degree, transcript))
 
 
 def check_feasible(graph: str, cohort: int, min_survivors: int, colluders: int, dropout_ppm: int) -> None:
@@ -156,6 +173,8 @@ def check_feasible(graph: str, cohort: int, min_survivors: int, colluders: int, 
         raise Infeasible(
             f"{min_survivors} of {cohort} clients must survive", f"raise cohort to at least {min_survivors}"
         )
+    if graph == COMPLETE and cohort > MAX_COMPLETE:
+        raise Infeasible(f"a complete graph has at most {MAX_COMPLETE} members", "use graph regular, or sub-cohorts")
     if graph == REGULAR:
         if regular_parameters(cohort, colluders, dropouts, cohort - dropouts) is None:
             raise Infeasible(

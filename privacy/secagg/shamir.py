@@ -39,10 +39,6 @@ def _value(polynomial: Sequence[int], point: int) -> int:
     return value
 
 
-def _inner(weights: Sequence[int], shares: Sequence[int]) -> int:
-    return sum(weight * share for weight, share in zip(weights, shares, strict=True)) % PRIME
-
-
 def inverses(values: Sequence[int]) -> list[int]:
     """Return the inverses of numbers that are not zero, for the price of one inversion (Montgomery)."""
     products = [1]
@@ -60,82 +56,55 @@ def inverses(values: Sequence[int]) -> list[int]:
 class Weights:
     """What the shares of one secret are multiplied by.
 
+    Every share of the set is used, also those above t, so that one false share alone makes the secret another one, and
+    whoever knows a commitment to it notices.
+
     Attributes:
         points: the holders whose shares are used.
-        at_zero: the Lagrange weights whose sum of products with the shares is the secret.
-        parity: weights whose sum of products is 0 if the shares agree; zeros if there are no two shares to spare.
+        at_zero: their Lagrange weights.
     """
 
     points: tuple[int, ...]
     at_zero: tuple[int, ...]
-    parity: tuple[int, ...]
 
     def secret(self, shares: Sequence[int]) -> int:
         """Return the value at 0 of the polynomial through the shares, given in the order of `points`."""
-        return _inner(self.at_zero, shares)
-
-    def agree(self, shares: Sequence[int]) -> bool:
-        """Say whether the shares, in the order of `points`, lie on one polynomial of degree below t."""
-        return _inner(self.parity, shares) == 0
+        return sum(weight * share for weight, share in zip(self.at_zero, shares, strict=True)) % PRIME
 
 
 class Holders:
     """A set of holders of shares; its weights are computed once for all the secrets that it holds shares of.
 
-    With `u_h = prod_{m != h} 1 / (h - m)` over the set, the secret is `sum_h share_h u_h prod_{m != h} (-m)`, also
-    where the set is larger than t. And `sum_h share_h u_h q(h) = 0` for every polynomial q of degree below `|set| - t`:
-    with a q that was fixed after the shares, a false share escapes with a probability of about `|set| / p`.
+    The weight of holder h at zero is `prod_{m != h} m / (m - h)` over the set.
 
     Args:
         points: the holders' points, distinct and positive.
-        threshold: t.
-        challenge: a number that depends on all shares; its powers are the coefficients of q.
-
-    Raises:
-        ValueError: fewer holders than the threshold.
     """
 
-    def __init__(self, points: Sequence[int], threshold: int, challenge: int) -> None:
+    def __init__(self, points: Sequence[int]) -> None:
         """Compute the weights of the whole set."""
-        if len(points) < threshold:
-            raise ValueError(f"{len(points)} holders are fewer than {threshold}")
         self._points = tuple(points)
-        self._threshold = threshold
-        differences = [prod(holder - other for other in points if other != holder) % PRIME for holder in points]
-        dual = inverses(differences)
-        all_points = prod(-point for point in points) % PRIME
-        self._at_zero = [
-            all_points * weight * inverse % PRIME
-            for weight, inverse in zip(dual, inverses([-point % PRIME for point in points]), strict=True)
-        ]
-        # One degree less than the set allows, so that `without` can multiply by (x - absent).
-        q = [pow(challenge, power, PRIME) for power in range(len(points) - threshold - 1)]
-        self._parity = [_value(q, point) * weight % PRIME for point, weight in zip(points, dual, strict=True)]
+        all_points = prod(points) % PRIME
+        denominators = [point * prod(other - point for other in points if other != point) % PRIME for point in points]
+        self._at_zero = [all_points * inverse % PRIME for inverse in inverses(denominators)]
 
     def weights(self) -> Weights:
         """Return the weights of the whole set."""
-        return Weights(self._points, tuple(self._at_zero), tuple(self._parity))
+        return Weights(self._points, tuple(self._at_zero))
 
     def without(self, absent: int) -> Weights:
-        """Return the weights of the set less one holder, for one multiplication each.
+        """Return the weights of the set less one holder, if it is in it, for one multiplication each.
 
         A member holds no share of its own secret, so on the complete graph every secret has another set. Without
-        `absent`, `u_h` is multiplied by `h - absent`, and the weight at zero by `(absent - h) / absent`.
-
-        Raises:
-            ValueError: the rest would be fewer than the threshold.
+        `absent`, the weight of h loses the factor `absent / (absent - h)`.
         """
-        kept = [at for at, point in enumerate(self._points) if point != absent]
-        if len(kept) < self._threshold:
-            raise ValueError(f"{len(kept)} holders are fewer than {self._threshold}")
-        if len(kept) == len(self._points):
+        if absent not in self._points:
             return self.weights()
+        kept = [at for at, point in enumerate(self._points) if point != absent]
         scale = pow(absent, -1, PRIME)
-        points = tuple(self._points[at] for at in kept)
         return Weights(
-            points,
+            tuple(self._points[at] for at in kept),
             tuple(self._at_zero[at] * ((absent - self._points[at]) * scale % PRIME) % PRIME for at in kept),
-            tuple(self._parity[at] * (self._points[at] - absent) % PRIME for at in kept),
         )
 
 
