@@ -64,4 +64,4 @@ class StoreRecorder:
 
     def attempts(self, round_number: int) -> int:
         """Return how many attempts at a round were kept."""
-        return sum(record.number == round_number for record in self._store.rounds(self._run))
+        return self._store.next_attempt(self._run, round_number)
