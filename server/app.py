@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import logging
+import sys
 from collections.abc import Callable
 
 from flwr.app import Context
@@ -10,9 +11,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from tacit.server.flower import GridTransport
 from tacit.server.transport import Transport
-
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 
 def build_app(drive: Callable[[Grid, Context], None]) -> ServerApp:
@@ -27,8 +25,15 @@ def build_app(drive: Callable[[Grid, Context], None]) -> ServerApp:
 
 
 def _stock(grid: Grid, context: Context) -> None:
+    """Train as `flwr run` asks; what is logged goes to standard error, which Flower passes on to its own log."""
     from tacit.server.stock import train
 
+    log = logging.getLogger("tacit")
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("tacit %(levelname)-7s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
     transport: Transport = GridTransport(grid)
     train(transport, context.run_config)
 

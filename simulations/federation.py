@@ -12,6 +12,7 @@ from tacit.client.agent import Workbench
 from tacit.client.app import Agent
 from tacit.models.data import open_source
 from tacit.models.data.rows import Findings, Rows, Schema, Source
+from tacit.models.data.splits import split
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe
 from tacit.simulations.engine import FIRST_NODE
@@ -21,7 +22,6 @@ from tacit.simulations.population import (
     label_classes,
     matching_test_parts,
     partition,
-    split,
 )
 
 _NONE = np.empty(0, dtype=np.int64)

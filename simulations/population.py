@@ -46,13 +46,6 @@ class SimulatedHoldings:
         return self._test.take(self._test_part) if self._test is not None else None
 
 
-def split(rows: int, share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """Return the indices of a random `share` of the rows, and those of the others, each in rising order."""
-    order = rng.permutation(rows)
-    held = round(rows * share)
-    return np.sort(order[:held]), np.sort(order[held:])
-
-
 def partition(source: Source, rows: Indices, section: PopulationSection, rng: np.random.Generator) -> Partition:
     """Divide the training rows `rows` of a source over clients as a recipe says.
 
