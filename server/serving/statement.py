@@ -8,11 +8,12 @@ from typing import Any
 
 from tacit.server.store.records import ModelVersion
 
+_NOTHING = "No privacy guarantee is recorded with this version."
 NO_STATEMENT: Mapping[str, Any] = {
     "unit": "none",
     "epsilon": None,
     "delta": None,
-    "statement": "No privacy guarantee was recorded with this version.",
+    "sentence": _NOTHING,
 }
 
 
@@ -30,7 +31,7 @@ def is_guarantee(statement: Mapping[str, Any]) -> bool:
 def privacy_sentence(statement: Mapping[str, Any]) -> str:
     """Say in one sentence what a statement promises; whatever is missing or not finite promises nothing."""
     if not _has_numbers(statement):
-        return "No privacy guarantee is recorded with this version."
+        return _NOTHING
     numbers = f"epsilon = {statement['epsilon']:g}, delta = {statement['delta']:g}"
     if not is_guarantee(statement):
         return f"Hypothetical, for study: it holds no guarantee ({numbers} per {statement['unit']})."

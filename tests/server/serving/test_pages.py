@@ -42,6 +42,15 @@ def test_a_model_page_has_a_field_for_every_column(client: TestClient) -> None:
     assert re.findall(r'data-kind="(\w+)" data-name="(\w+)"', text) == [("numeric", "age"), ("categorical", "job")]
 
 
+def test_the_recorded_sentence_is_shown_beside_what_the_numbers_promise(client: TestClient, source: Any) -> None:
+    model = source.loaded[source.registered["mixed"][0].digest]
+    source.add("mixed", model, privacy={"unit": "none", "sentence": "Nothing bounds what it says."})
+    text = client.get("/models/mixed").text
+    assert "No privacy guarantee is recorded with this version." in text
+    assert "As recorded: Nothing bounds what it says." in text
+    assert "As recorded" not in client.get("/models/mixed/versions/1").text
+
+
 def test_names_are_escaped(client: TestClient, source: Any) -> None:
     source.add("mixed", source.loaded[source.registered["mixed"][0].digest], privacy={"unit": "<b>client</b>"})
     assert "<b>" not in client.get("/models/mixed").text
