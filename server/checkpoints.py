@@ -64,8 +64,10 @@ class Checkpoints:
         """
         path = self._path(state.round)
         temporary = path.with_suffix(".tmp")
+        # One text, because safetensors writes several in any order and the same state should be the same bytes.
         values: dict[str, Any] = {
             "round": state.round,
+            "plan": state.plan.decode(),
             "best_round": state.best_round,
             "best_value": state.best_value,
             "stopped": state.stopped,
@@ -73,7 +75,7 @@ class Checkpoints:
         tensors = {_VECTOR: state.vector} | {_MOMENT + name: moment for name, moment in state.moments.items()}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"state": json.dumps(values), "plan": state.plan.decode()})
+            save_file(tensors, temporary, metadata={"state": json.dumps(values)})
             digest = _flush(temporary)
             os.replace(temporary, path)
             _flush_directory(self.directory)
@@ -120,14 +122,14 @@ def _read(path: Path) -> RunState:
         values = json.loads(metadata["state"])
         return RunState(
             round=int(values["round"]),
-            plan=metadata["plan"].encode(),
+            plan=values["plan"].encode(),
             vector=tensors.pop(_VECTOR),
             moments={name.removeprefix(_MOMENT): tensor for name, tensor in tensors.items()},
             best_round=int(values["best_round"]),
             best_value=values["best_value"],
             stopped=str(values["stopped"]),
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"is no checkpoint ({type(error).__name__})", where=str(path)) from None
 
 
