@@ -30,9 +30,9 @@ def identity() -> Iterator[None]:
 
 def app_that(answers: Answer) -> ClientApp:
     app = ClientApp()
-    app.train()(answers)
-    app.evaluate()(answers)
-    app.query("prepare")(answers)
+    for kind in MESSAGE_TYPES.values():
+        category, _, action = kind.partition(".")
+        (getattr(app, category)(action) if action else getattr(app, category)())(answers)
     return app
 
 
@@ -40,7 +40,7 @@ def records(header: bytes | str | float, arrays: dict[str, Array] | None = None)
     packed = ArrayRecord()
     for name, array in (arrays or {}).items():
         packed[name] = array
-    return RecordDict({"reply": ConfigRecord({"header": header}), "arrays": packed})
+    return RecordDict({"reply": ConfigRecord({"header": header, "message": b""}), "arrays": packed})
 
 
 def header(**changes: Any) -> bytes:
@@ -228,7 +228,7 @@ DEEP = b'{"outcome": "ok", "reason": "", "body": {"x": ' + b"[" * 100_000 + b"]"
 UNREADABLE = {
     "no records": RecordDict(),
     "no header": RecordDict({"reply": ConfigRecord({}), "arrays": ArrayRecord()}),
-    "no arrays": RecordDict({"reply": ConfigRecord({"header": header()})}),
+    "no arrays": RecordDict({"reply": ConfigRecord({"header": header(), "message": b""})}),
     "a header that is a number": records(0.5),
     "a header that is no JSON": records(b"\xff{"),
     "a header that is a list": records(b"[]"),

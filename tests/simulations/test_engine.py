@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tacit.models.messages import Instruction, Reply
 from tacit.models.recipe import TrainingSection
 from tacit.server.exchanges import Occasion, Training
-from tacit.server.flower import GridTransport
+from tacit.server.flower import MESSAGE_TYPES, GridTransport
 from tacit.server.rounds import Request, Round, RoundState
 from tacit.server.transport import drive
 from tacit.simulations.engine import (
@@ -31,6 +31,8 @@ from tacit.simulations.engine import (
     task_identity,
 )
 
+TRAIN = MESSAGE_TYPES["train"]
+
 
 @pytest.fixture
 def identity() -> Iterator[None]:
@@ -42,12 +44,14 @@ def answering(message: Message, context: Context) -> Message:
     arrays = ArrayRecord()
     arrays["update"] = Array("float32", (2,), "tacit.raw", np.ones(2, np.float32).tobytes())
     header = json.dumps({"outcome": "ok", "reason": "", "body": {"examples": 4, "loss": 0.5}})
-    return Message(RecordDict({"reply": ConfigRecord({"header": header.encode()}), "arrays": arrays}), reply_to=message)
+    config = ConfigRecord({"header": header.encode(), "message": b""})
+    return Message(RecordDict({"reply": config, "arrays": arrays}), reply_to=message)
 
 
 def app_that(answers: Any) -> ClientApp:
     app = ClientApp()
-    app.train()(answers)
+    category, _, action = TRAIN.partition(".")
+    (getattr(app, category)(action) if action else getattr(app, category)())(answers)
     return app
 
 
@@ -112,7 +116,7 @@ def test_the_error_that_travels_names_the_type_of_the_exception_alone(identity: 
         raise SecretError("Alice, 1956, HIV")
 
     grid = InProcessGrid(app_that(answers), 1)
-    message = grid.create_message(RecordDict(), "train", FIRST_NODE, "1.0")
+    message = grid.create_message(RecordDict(), TRAIN, FIRST_NODE, "1.0")
     (reply,) = grid.send_and_receive([message])
     assert (reply.error.code, reply.error.reason) == (2, "SecretError")
 
@@ -120,7 +124,7 @@ def test_the_error_that_travels_names_the_type_of_the_exception_alone(identity: 
 def test_a_message_of_a_kind_that_the_app_does_not_know_is_a_lost_client(identity: None) -> None:
     grid = InProcessGrid(app_that(answering), 1)
     transport = transport_over(grid)
-    transport.send([Request(client, Instruction("evaluate", "run", 1, 0, b"")) for client in transport.clients()])
+    transport.send([Request(client, Instruction("prepare", "run", 1, 0, b"")) for client in transport.clients()])
     (arrival,) = transport.arrivals(10.0)
     assert arrival.reply is None
 
@@ -137,7 +141,7 @@ def test_a_node_that_vanishes_is_late_without_anybody_waiting(identity: None) ->
     assert by_node(current) == {
         0: ("reported", ""), 1: ("reported", ""), 2: ("late", "no answer within 600 s"), 3: ("reported", "")
     }  # fmt: skip
-    assert asked == [(FIRST_NODE + index, "train", "1.0") for index in range(4)]
+    assert asked == [(FIRST_NODE + index, TRAIN, "1.0") for index in range(4)]
     assert grid.now() == LONGER_THAN_ANY_DEADLINE
 
 
@@ -181,7 +185,7 @@ def test_messages_are_delivered_in_the_order_they_were_pushed(identity: None) ->
         return answering(message, context)
 
     grid = InProcessGrid(app_that(answers), 9)
-    messages = [grid.create_message(RecordDict(), "train", FIRST_NODE + n, "1.0") for n in (5, 0, 8, 3)]
+    messages = [grid.create_message(RecordDict(), TRAIN, FIRST_NODE + n, "1.0") for n in (5, 0, 8, 3)]
     replies = list(grid.send_and_receive(messages))
     assert order == [FIRST_NODE + n for n in (5, 0, 8, 3)]
     assert [reply.metadata.src_node_id for reply in replies] == order
@@ -189,14 +193,14 @@ def test_messages_are_delivered_in_the_order_they_were_pushed(identity: None) ->
 
 def test_a_message_is_answered_once(identity: None) -> None:
     grid = InProcessGrid(app_that(answering), 1)
-    identifiers = list(grid.push_messages([grid.create_message(RecordDict(), "train", FIRST_NODE, "1.0")]))
+    identifiers = list(grid.push_messages([grid.create_message(RecordDict(), TRAIN, FIRST_NODE, "1.0")]))
     assert len(list(grid.pull_messages(identifiers))) == 1
     assert list(grid.pull_messages(identifiers)) == []
 
 
 def test_a_message_to_nobody_is_a_lost_client(identity: None) -> None:
     grid = InProcessGrid(app_that(answering), 1)
-    (reply,) = grid.send_and_receive([grid.create_message(RecordDict(), "train", 99, "1.0")])
+    (reply,) = grid.send_and_receive([grid.create_message(RecordDict(), TRAIN, 99, "1.0")])
     assert reply.has_error()
 
 
