@@ -22,7 +22,7 @@ from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.recorder import StoreRecorder
 from tacit.server.registry import Registry
 from tacit.server.release import release, warm_start
-from tacit.server.run import RunFailed
+from tacit.server.run import RunFailed, check_network
 from tacit.server.run_directory import RunDirectory
 from tacit.server.store import Store
 from tacit.server.store.records import NewRun
@@ -108,9 +108,10 @@ class KeptRun:
         """Return the plan of the first round and, for a warm start, the vector to begin with.
 
         Raises:
-            InputError: the recipe starts from a model that cannot be used.
+            InputError: the recipe asks for a model that does not fit the data, or starts from one that cannot be used.
         """
         plan = Plan(self.recipe, schema)
+        check_network(plan)
         return warm_start(plan, self.registry) if self.recipe.model.init else (plan, None)
 
     def recorder(self) -> StoreRecorder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -11,15 +12,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.contributions import preparation_layout
 from tacit.models.errors import InputError
 from tacit.models.messages import all_finite
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import prepared_plan
+from tacit.models.recipe import Recipe
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
+from tacit.models.zoo.architecture import Architecture
 from tacit.models.zoo.catalogue import check_options
+from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.checkpoints import RunState
-from tacit.server.exchanges import Evaluation, Occasion, Preparation, Training
+from tacit.server.exchanges import Occasion, Preparation, Training, TrainingResult
+from tacit.server.masked import MaskedPreparation, MaskedTraining, Masking, Receipts
 from tacit.server.rounds import Exchanges, Participant, Round, RoundState
 from tacit.server.strategies import strategy_named
 from tacit.server.transport import Transport, drive
@@ -71,6 +77,35 @@ class Recorder(Protocol):
         ...
 
 
+def check_names(recipe: Recipe) -> None:
+    """Refuse what a recipe names and nothing here answers to: needs no data, so it can come before everything else.
+
+    Raises:
+        InputError: names the nearest task, strategy, model or option.
+    """
+    task_named(recipe.task.kind)
+    strategy_named(recipe.strategy.name, recipe.strategy.options)
+    if not recipe.model.factory:
+        check_options(recipe.model.name, recipe.model.options)
+
+
+def check_network(plan: Plan) -> None:
+    """Build the network once for nothing, where that can tell before the preparation that it cannot be built.
+
+    Raises:
+        InputError: the task does not fit the data, or the network does not fit the task.
+    """
+    recipe, columns = plan.recipe, plan.schema.columns
+    task = task_named(recipe.task.kind)
+    task.check(plan.schema)
+    # How many inputs a category becomes is only known from everybody's rows; a network of the zoo does not mind.
+    if recipe.model.factory and any(column.kind == "categorical" for column in columns):
+        return
+    shape = columns[0].shape if columns[0].kind == "image" else (len(columns),)
+    name = "" if recipe.model.factory else recipe.model.name
+    Architecture(name, recipe.model.factory, shape, task.outputs(plan.schema), recipe.model.options).build(recipe.seed)
+
+
 class Cohorts(Protocol):
     """Whom a round asks."""
 
@@ -89,6 +124,7 @@ class Run:
         transport: the way to the agents.
         recorder: where rounds are kept.
         cohorts: draws whom a round asks.
+        masking: the coordinator's part in masked rounds; None for rounds in which it sees every update.
         validate: measures a vector on the validation share; None if there is none.
         initial: the vector of a warm start, whose plan then comes with features; None to initialise from the seed.
         on_round: called after every attempt.
@@ -100,6 +136,7 @@ class Run:
     transport: Transport
     recorder: Recorder
     cohorts: Cohorts
+    masking: Masking | None = None
     validate: Evaluate | None = None
     initial: NDArray[np.float32] | None = None
     on_round: Callable[[RoundReport], None] = lambda report: None
@@ -108,11 +145,12 @@ class Run:
     def __post_init__(self) -> None:
         """Build what the recipe names, so that a wrong name is found before anything runs."""
         recipe = self.plan.recipe
+        check_names(recipe)
         self._strategy = strategy_named(recipe.strategy.name, recipe.strategy.options)
         self._task = task_named(recipe.task.kind)
         self._task.check(self.plan.schema)
-        if not recipe.model.factory:
-            check_options(recipe.model.name, recipe.model.options)
+        if recipe.secure_aggregation.enabled != (self.masking is not None):
+            raise ValueError("a run masks exactly if its recipe says so")
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
 
     def execute(self) -> RunState:
@@ -121,18 +159,14 @@ class Run:
         Raises:
             RunFailed: too few clients reported several times in a row, or the model diverged.
         """
+        self._check_cohorts()
         state = self.recorder.resume_point() or self._prepare()
         while state.round < self.plan.recipe.training.rounds and not state.stopped:
             state = self._round(state)
+        self._deliver_receipts(state)
         if state.best_round and state.best_round != state.round:
             return self.recorder.state_of(state.best_round)
         return state
-
-    def evaluate_at_clients(self, state: RunState) -> dict[str, dict[str, float]]:
-        """Measure a model on every client's own test rows, for a simulation's eyes only."""
-        exchanges = Evaluation(Occasion(self.name, state.round, 0, state.plan), state.vector)
-        self._attempt(exchanges, self._clients(), state.round, 0, quorum=1e-9)
-        return exchanges.by_client
 
     def _prepare(self) -> RunState:
         recipe, schema = self.plan.recipe, self.plan.schema
@@ -143,14 +177,22 @@ class Run:
         clients = self._clients()
         first = self.recorder.attempts(0)
         for attempt in range(first, first + ATTEMPTS):
-            exchanges = Preparation(Occasion(self.name, 0, attempt, plan_bytes), schema)
-            report, done = self._attempt(exchanges, clients, 0, attempt, quorum=recipe.training.quorum)
+            at = Occasion(self.name, 0, attempt, plan_bytes)
+            exchanges = (
+                MaskedPreparation(at, schema, clients, self.masking) if self.masking else Preparation(at, schema)
+            )
+            report, done = self._attempt(exchanges, clients, 0, attempt)
             if done:
                 break
             self._keep(report, None)
+            if exchanges.may_retry is not None:
+                # A sum over fewer clients would show, as a difference, what the missing ones hold.
+                raise RunFailed(f"the preparation failed after statistics had left: {report.reason}{_mostly(report)}")
         else:
-            raise RunFailed(f"the preparation failed {ATTEMPTS} times: {report.reason}")
-        plan = prepared_plan(self.plan, exchanges.total(), self._task.outputs(schema), self._strategy.proximal_mu)
+            raise RunFailed(f"the preparation failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
+        plan = prepared_plan(
+            self.plan, exchanges.total(), report.reported, self._task.outputs(schema), self._strategy.proximal_mu
+        )
         return self._begin(plan, report)
 
     def _begin(self, plan: Plan, report: RoundReport) -> RunState:
@@ -173,21 +215,55 @@ class Run:
         return self.initial.astype(np.float32)
 
     def _round(self, state: RunState) -> RunState:
-        number = state.round + 1
+        number, training = state.round + 1, self.plan.recipe.training
         first = self.recorder.attempts(number)
+        clients = self._clients()
         for attempt in range(first, first + ATTEMPTS):
-            cohort, wanted = self.cohorts.draw(self._clients(), number, attempt)
-            occasion = Occasion(self.name, number, attempt, state.plan)
-            exchanges = Training(occasion, state.vector, self._by_examples)
+            cohort, wanted = self.cohorts.draw(clients, number, attempt)
+            at = Occasion(self.name, number, attempt, state.plan)
             if not cohort:
-                report, done = RoundReport(number, attempt, True, "the cohort was empty", 0.0, ()), True
-            else:
-                quorum = self.plan.recipe.training.quorum
-                report, done = self._attempt(exchanges, cohort, number, attempt, quorum=quorum, wanted=wanted)
+                report = RoundReport(number, attempt, True, "the cohort was empty", 0.0, ())
+                return self._apply(state, report, None)
+            try:
+                exchanges = self._training(at, state.vector, cohort)
+            except Infeasible as error:
+                self._keep(RoundReport(number, attempt, False, str(error), 0.0, ()), None)
+                continue
+            report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted)
             if done:
-                return self._apply(state, report, exchanges)
+                return self._apply(state, report, exchanges.result())
+            retry = exchanges.may_retry
+            if retry is not None and len(retry) < wanted:
+                return self._apply(
+                    state, replace(report, committed=True, reason=f"over without a sum: {report.reason}"), None
+                )
             self._keep(report, None)
-        raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}")
+            clients = tuple(client for client in self._clients() if retry is None or client in retry)
+        raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
+
+    def _training(
+        self, at: Occasion, vector: NDArray[np.float32], cohort: tuple[str, ...]
+    ) -> Training | MaskedTraining:
+        if self.masking is None:
+            return Training(at, vector, self._by_examples)
+        return MaskedTraining(at, vector, cohort, self.masking)
+
+    def _check_cohorts(self) -> None:
+        """Refuse thresholds that no full cohort could meet, before anything is offered."""
+        if self.masking is None:
+            return
+        clients, training = len(self._clients()), self.plan.recipe.training
+        for size in {clients, min(training.cohort or clients, clients)}:
+            try:
+                self.masking.offer(Occasion(self.name, 0, 0, b""), None, preparation_layout(1), size)
+            except Infeasible as error:
+                raise InputError(error.what, where=f"secure_aggregation, {size} clients", right=error.change) from None
+
+    def _deliver_receipts(self, state: RunState) -> None:
+        owed = tuple(sorted(self.masking.owed)) if self.masking is not None else ()
+        if self.masking is not None and owed:
+            exchanges = Receipts(Occasion(self.name, state.round, 0, b""), self.masking)
+            self._attempt(exchanges, owed, state.round, 0, quorum=1e-9)
 
     def _attempt(
         self,
@@ -196,24 +272,32 @@ class Run:
         number: int,
         attempt: int,
         *,
-        quorum: float,
+        quorum: float | None = None,
         wanted: int | None = None,
     ) -> tuple[RoundReport, bool]:
         deadline = self.plan.recipe.training.deadline_seconds
+        quorum = quorum or self.plan.recipe.training.quorum
         current = Round(cohort, wanted or len(cohort), exchanges, deadline_seconds=deadline, quorum=quorum)
         started = self.clock()
         drive(current, self.transport)
         done = current.state is RoundState.COMPLETE
         seconds = self.clock() - started
-        return RoundReport(number, attempt, done, current.reason, seconds, current.participation()), done
+        participants = current.participation()
+        if done and isinstance(exchanges, (MaskedTraining, MaskedPreparation)):
+            # Who is in the sum counts, also if it fell silent after its input was in.
+            participants = tuple(
+                replace(member, outcome="reported", reason="") if member.client in exchanges.survivors else member
+                for member in participants
+            )
+        return RoundReport(number, attempt, done, current.reason, seconds, participants), done
 
-    def _apply(self, state: RunState, report: RoundReport, exchanges: Training) -> RunState:
+    def _apply(self, state: RunState, report: RoundReport, result: TrainingResult | None) -> RunState:
         started = self.clock()
         metrics: dict[str, float] = {}
-        if report.reported:
-            metrics["train_loss"] = exchanges.mean_loss()
+        if result is not None:
+            metrics["train_loss"] = result.mean_loss
             with np.errstate(over="ignore", invalid="ignore"):
-                self._strategy.step(state.vector, exchanges.mean_update(), state.moments)
+                self._strategy.step(state.vector, result.mean_update, state.moments)
             if not all(map(all_finite, (state.vector, *state.moments.values()))):
                 raise RunFailed(f"round {report.number}: the model diverged; try a smaller learning rate")
         following = replace(state, round=report.number)
@@ -238,7 +322,8 @@ class Run:
             state.stopped = f"no better {name} for {patience} rounds"
 
     def _clients(self) -> tuple[str, ...]:
-        clients = self.transport.clients()
+        at_fault = self.masking.at_fault if self.masking is not None else ()
+        clients = tuple(client for client in self.transport.clients() if client not in at_fault)
         if not clients:
             raise RunFailed("no client can be reached")
         return clients
@@ -246,3 +331,9 @@ class Run:
     def _keep(self, report: RoundReport, state: RunState | None) -> None:
         self.recorder.commit(report, state)
         self.on_round(report)
+
+
+def _mostly(report: RoundReport) -> str:
+    """Say why most of those who did not report did not, as that is what somebody can do something about."""
+    reasons = Counter(member.reason for member in report.participants if member.reason)
+    return f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""

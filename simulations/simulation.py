@@ -23,7 +23,7 @@ from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
 from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.registry import Registry
-from tacit.server.run import Cohorts, RoundReport, Run
+from tacit.server.run import Cohorts, RoundReport, Run, check_names
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store, open_store
@@ -97,11 +97,13 @@ def simulate(
         KeyboardInterrupt: passed on after the run was marked as interrupted.
     """
     checked = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, overrides, bundled=BUNDLED)
-    with open_store(db) as store:
+    check_names(checked)
+    device = str(resolve_device(checked.training.device))
+    # Before the store, so that a mistake in the recipe or the data leaves nothing behind, not even an empty database.
+    federation = build_federation(checked)
+    with open_store(db, create=not resume) as store:
         directory = _resumed(store, checked, out) if resume else RunDirectory(out or new_directory(checked))
-        federation = build_federation(checked)
         threads = _use_threads(checked, directory if resume else None, threads)
-        device = str(resolve_device(checked.training.device))
         kept = KeptRun(store, Registry(store, models), directory, checked)
         plan, initial = kept.starting_point(federation.schema)
         if not resume:

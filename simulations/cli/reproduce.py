@@ -11,6 +11,7 @@ from tacit.models.recipe import parse_recipe
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.cli.output import Format, format_option, print_json, print_table
 from tacit.server.registry import Registry
+from tacit.server.run import RunFailed
 from tacit.server.sampling import RecordedCohorts
 from tacit.server.store import RunRecord, open_store
 from tacit.simulations.cli.progress import Progress
@@ -43,17 +44,20 @@ def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format)
             for attempt in store.rounds(run)
         }
         before = _weights(Registry(store, models), record)
-    with Progress(quiet=output == "json") as progress:
-        again = simulate(
-            recipe,
-            out=out,
-            db=db,
-            models=models,
-            cohorts=RecordedCohorts(recipe.training, asked),
-            threads=int(record.environment["threads"]),
-            on_start=progress.start,
-            on_round=progress.round,
-        )
+    try:
+        with Progress(quiet=output == "json") as progress:
+            again = simulate(
+                recipe,
+                out=out,
+                db=db,
+                models=models,
+                cohorts=RecordedCohorts(recipe.training, asked),
+                threads=int(record.environment["threads"]),
+                on_start=progress.start,
+                on_round=progress.round,
+            )
+    except RunFailed as error:
+        raise click.ClickException(str(error)) from None
     with open_store(db, create=False) as store:
         repeated = store.get_run(again.directory.name)
         after = _weights(Registry(store, models), repeated)

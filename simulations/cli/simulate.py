@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.cli.output import Format, format_option, print_json
+from tacit.server.run import RunFailed
 from tacit.simulations.cli.progress import Progress
 from tacit.simulations.simulation import Federation, Simulation
 from tacit.simulations.simulation import simulate as run_simulation
@@ -69,14 +71,23 @@ def simulate(
             )
     except KeyboardInterrupt:
         if directory:
-            raise click.ClickException(
-                f"interrupted; go on with: tacit simulate {directory[0]}/recipe.toml --out {directory[0]} --resume"
-            ) from None
+            raise click.ClickException(f"interrupted; go on with: {_resume(directory[0], db, models)}") from None
         raise
+    except RunFailed as error:
+        raise click.ClickException(f"{error}; the rounds that count are in {directory[0]}") from None
     if output == "json":
         print_json(finished.summary)
     else:
         _print(finished)
+
+
+def _resume(directory: Path, db: str, models: Path) -> str:
+    """Return the command that goes on with a run, fit to be pasted into a shell."""
+    # A database's URL may hold a password, which is not repeated.
+    options = [("--db", "URL" if "://" in db else db, "tacit.db"), ("--models", str(models), "models-store")]
+    given = [text for name, value, default in options if value != default for text in (name, value)]
+    recipe = str(directory / "recipe.toml")
+    return shlex.join(["tacit", "simulate", recipe, "--out", str(directory), "--resume", *given])
 
 
 def _print(finished: Simulation) -> None:

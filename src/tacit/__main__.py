@@ -96,9 +96,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         return _fail("interrupted", FAILED)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except click.ClickException as error:
+        return _fail(_with_help(error), error.exit_code)
     except BudgetExceeded as error:
         return _fail(str(error), REFUSED)
     except InputError as error:
@@ -112,12 +114,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("TACIT_DEBUG"):
             raise
-        text = " ".join(str(error).split())
-        return _fail(f"{type(error).__name__}: {text} (set TACIT_DEBUG=1 for the traceback)", FAILED)
+        return _fail(f"{type(error).__name__}: {error} (set TACIT_DEBUG=1 for the traceback)", FAILED)
+
+
+def _with_help(error: click.ClickException) -> str:
+    """Return what Click says, and for a wrong usage where to read on."""
+    message = error.format_message().strip().removesuffix(".")
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message}; see {error.ctx.command_path} --help"
+    return message
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"error: {message}", err=True)
+    # One line, and nothing in it that a file's name or a peer's words could do to a terminal.
+    line = "".join(character if character.isprintable() else " " for character in message)
+    click.echo(f"error: {' '.join(line.split())}", err=True)
     return code
 
 
