@@ -175,6 +175,10 @@ class Reader:
             raise RemoteProtocolError("truncated", f"{count} items cannot fit into {self.left} bytes")
         return tuple(read() for _ in range(count))
 
+    def records(self, item_bytes: int, most: int) -> bytes:
+        """Read at most `most` records of `item_bytes` bytes each, as one piece."""
+        return self.fixed(self._count(most) * item_bytes)
+
     def indices(self, most: int) -> tuple[int, ...]:
         """Read at most `most` two-byte positions."""
         count = self._count(most)

@@ -207,9 +207,12 @@ def add_packed(total: Residues, packed: NDArray[np.uint8], bits: int) -> None:
         np.add(total, packed.view(f"<u{bits // 8}"), out=total)
         return
     lower, upper = _planes(packed, total.size)
+    buffer = np.empty(min(CHUNK, total.size), dtype=np.uint32)
     for span in _chunks(total.size):
-        np.add(total[span], lower[span], out=total[span])
-        np.add(total[span], upper[span].astype(np.uint32) << 16, out=total[span])
+        part = buffer[: span.stop - span.start]
+        np.left_shift(upper[span], 16, out=part, dtype=np.uint32)
+        np.bitwise_or(part, lower[span], out=part)
+        np.add(total[span], part, out=total[span])
 
 
 def unpack(packed: NDArray[np.uint8], dimension: int, bits: int) -> Residues:

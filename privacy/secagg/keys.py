@@ -10,6 +10,8 @@ as 32 bytes, little-endian, and only their canonical form is accepted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -66,16 +68,20 @@ def public_of(private_key: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
 
 
-def exchange(private_key: bytes, public_key: bytes) -> bytes:
-    """Return the X25519 secret that two members share.
+def agreement(private_key: bytes) -> Callable[[bytes], bytes]:
+    """Return the function from another member's public key to the X25519 secret shared with it.
 
-    Raises:
-        RemoteProtocolError: `low-order-point`: the public key would make the secret known to everybody.
+    The function raises `RemoteProtocolError`, `low-order-point`, where the secret would be known to everybody.
     """
-    try:
-        return X25519PrivateKey.from_private_bytes(private_key).exchange(X25519PublicKey.from_public_bytes(public_key))
-    except ValueError:
-        raise RemoteProtocolError("low-order-point", "a public key gives the same secret to everybody") from None
+    private = X25519PrivateKey.from_private_bytes(private_key)
+
+    def secret(public_key: bytes) -> bytes:
+        try:
+            return private.exchange(X25519PublicKey.from_public_bytes(public_key))
+        except ValueError:
+            raise RemoteProtocolError("low-order-point", "a public key gives the same secret to everybody") from None
+
+    return secret
 
 
 def check_point(public_key: bytes) -> None:
@@ -88,7 +94,7 @@ def check_point(public_key: bytes) -> None:
         element_of(public_key)
     except ValueError:
         raise RemoteProtocolError("malformed", "a public key is not in canonical form") from None
-    exchange(bytes(KEY_BYTES), public_key)  # any private key meets a point of low order in zero
+    agreement(bytes(KEY_BYTES))(public_key)  # whatever the private key, a point of low order ends in zero
 
 
 def masking_key(seed: int, offer_digest: bytes) -> bytes:

@@ -20,9 +20,11 @@ T1 is the digest of the roster, T2 that of T1 and the set of share holders.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from tacit.privacy.codec import (
     DIGEST_BYTES,
@@ -131,8 +133,7 @@ class Roster(Message):
         return cls(source.list(lambda: source.blob(ADVERTISE_LIMIT), most=MAX_MEMBERS, item_bytes=4))
 
 
-@dataclass(frozen=True)
-class Parcel:
+class Parcel(NamedTuple):
     """One dealer's two shares for one holder, encrypted, and the dealer's signature.
 
     Attributes:
@@ -145,26 +146,20 @@ class Parcel:
     ciphertext: bytes
     signature: bytes
 
-    def __post_init__(self) -> None:
-        """Refuse other lengths."""
-        check_lengths(CIPHERTEXT_BYTES, ciphertext=self.ciphertext)
 
-    def write(self, out: Writer) -> None:
-        """Append every field."""
-        out.u16(self.member).fixed(self.ciphertext).fixed(self.signature)
+_PARCEL = struct.Struct(f">H{CIPHERTEXT_BYTES}s{SIGNATURE_BYTES}s")
 
-    @classmethod
-    def read(cls, source: Reader) -> Parcel:
-        """Take every field."""
-        return cls(source.u16(), source.fixed(CIPHERTEXT_BYTES), source.signature())
 
-    @classmethod
-    def read_all(cls, source: Reader) -> tuple[Parcel, ...]:
-        """Take a list of parcels, each for another member."""
-        item_bytes = 2 + CIPHERTEXT_BYTES + SIGNATURE_BYTES
-        parcels = source.list(lambda: cls.read(source), most=MAX_MEMBERS, item_bytes=item_bytes)
-        check_members([parcel.member for parcel in parcels])
-        return parcels
+def write_parcels(out: Writer, parcels: tuple[Parcel, ...]) -> None:
+    """Append a list of parcels."""
+    out.u32(len(parcels)).fixed(b"".join(_PARCEL.pack(*parcel) for parcel in parcels))
+
+
+def read_parcels(source: Reader) -> tuple[Parcel, ...]:
+    """Take a list of parcels, each for another member."""
+    parcels = tuple(map(Parcel._make, _PARCEL.iter_unpack(source.records(_PARCEL.size, MAX_MEMBERS))))
+    check_members([parcel.member for parcel in parcels])
+    return parcels
 
 
 PARCEL_LABEL = LABEL + "parcel"
@@ -195,7 +190,7 @@ class Shares(SignedMessage):
     def write_body(self, out: Writer) -> None:
         """Append every field but the signature."""
         out.fixed(self.roster_transcript).u16(self.member)
-        out.list(self.parcels, lambda parcel: parcel.write(out))
+        write_parcels(out, self.parcels)
 
     @classmethod
     def read(cls, source: Reader) -> Shares:
@@ -203,7 +198,7 @@ class Shares(SignedMessage):
         return cls(
             roster_transcript=source.digest(),
             member=source.u16(),
-            parcels=Parcel.read_all(source),
+            parcels=read_parcels(source),
             signature=source.signature(),
         )
 
@@ -226,12 +221,12 @@ class Delivery(Message):
     def write(self, out: Writer) -> None:
         """Append every field."""
         out.fixed(self.roster_transcript).indices(self.members)
-        out.list(self.parcels, lambda parcel: parcel.write(out))
+        write_parcels(out, self.parcels)
 
     @classmethod
     def read(cls, source: Reader) -> Delivery:
         """Take every field."""
-        return cls(source.digest(), source.indices(MAX_MEMBERS), Parcel.read_all(source))
+        return cls(source.digest(), source.indices(MAX_MEMBERS), read_parcels(source))
 
 
 def holders_transcript(roster_transcript: bytes, members: Sequence[int]) -> bytes:

@@ -74,9 +74,10 @@ class Recovery:
 
     def _pair_masks(self, gone: int, masking_key: bytes) -> Iterable[Mask]:
         """Take off what every surviving neighbour i added for a member j that is gone: `sign(j - i) PRG_ij`."""
+        secret = keys.agreement(masking_key)
         for neighbour in self._membership.neighbours(gone, self._survivors):
-            secret = keys.exchange(masking_key, self._membership.adverts[neighbour].masking_key)
-            key = keys.pair_mask_key(secret, self._transcript, neighbour, gone)
+            shared = secret(self._membership.adverts[neighbour].masking_key)
+            key = keys.pair_mask_key(shared, self._transcript, neighbour, gone)
             yield Mask(key, -1 if gone > neighbour else 1)
 
     def _secret(self, owner: int, *, survived: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,6 +107,9 @@ class UnmaskRequest(Message):
         return cls(source.digest(), read_signatures(source))
 
 
+_SHARE = struct.Struct(f">H{KEY_BYTES}s")
+
+
 @dataclass(frozen=True)
 class UnmaskShares(SignedMessage):
     """What a holder releases: for every neighbour one share, of b if it survived and of s if it did not.
@@ -135,7 +139,8 @@ class UnmaskShares(SignedMessage):
     def write_body(self, out: Writer) -> None:
         """Append every field but the signature."""
         out.fixed(self.holders_transcript).u16(self.member)
-        out.list(self.shares, lambda entry: out.u16(entry[0]).fixed(element_bytes(entry[1])))
+        out.u32(len(self.shares))
+        out.fixed(b"".join(_SHARE.pack(owner, element_bytes(share)) for owner, share in self.shares))
 
     @classmethod
     def read(cls, source: Reader) -> UnmaskShares:
@@ -143,10 +148,9 @@ class UnmaskShares(SignedMessage):
         return cls(
             holders_transcript=source.digest(),
             member=source.u16(),
-            shares=source.list(
-                lambda: (source.u16(), element_of(source.fixed(KEY_BYTES))),
-                most=MAX_MEMBERS,
-                item_bytes=2 + KEY_BYTES,
+            shares=tuple(
+                (owner, element_of(share))
+                for owner, share in _SHARE.iter_unpack(source.records(_SHARE.size, MAX_MEMBERS))
             ),
             signature=source.signature(),
         )

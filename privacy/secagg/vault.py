@@ -58,10 +58,12 @@ class Vault:
             RemoteProtocolError: `low-order-point`: a neighbour's key makes a secret that is none.
         """
         neighbours = membership.topology.neighbours(me)
+        encryption_secret = keys.agreement(bytes(self._encryption_key))
+        masking_secret = keys.agreement(bytes(self._masking_key))
         for other in neighbours:
             advert = membership.adverts[other]
-            self._encryption_pairs[other] = keys.exchange(bytes(self._encryption_key), advert.encryption_key)
-            self._masking_pairs[other] = keys.exchange(bytes(self._masking_key), advert.masking_key)
+            self._encryption_pairs[other] = encryption_secret(advert.encryption_key)
+            self._masking_pairs[other] = masking_secret(advert.masking_key)
         points = [keys.point_of(other) for other in neighbours]
         seed_shares, key_shares = (
             shamir.split(secret, [keys.element(coefficients) for _ in range(membership.threshold - 1)], points)
