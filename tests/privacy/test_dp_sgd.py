@@ -1,0 +1,390 @@
+"""DP-SGD through Opacus, and each of the traps around it: a test fails if one comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("opacus")
+
+from dp_accounting import NeighboringRelation  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from tacit.privacy.accounting import cost, in_sequence  # noqa: E402
+from tacit.privacy.calibration import smallest_noise  # noqa: E402
+from tacit.privacy.dp_sgd import (  # noqa: E402
+    MODES,
+    DpSgd,
+    Mode,
+    Spent,
+    check_trainable,
+    normals,
+    poisson_batch,
+    train_privately,
+)
+from tacit.privacy.errors import LocalProtocolError, PrivacyError  # noqa: E402
+from tacit.privacy.randomness import Keystream, SystemRandomness  # noqa: E402
+from tacit.privacy.terms import RecordNoise  # noqa: E402
+
+RECORDS = NeighboringRelation.ADD_OR_REMOVE_ONE
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, padding=1),
+        nn.GroupNorm(2, 4),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(4 * 16, 8),
+        nn.Tanh(),
+        nn.Linear(8, 3),
+    )
+
+
+def data(records: int = 40) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(records, 1, 8, 8, generator=generator), torch.randint(0, 3, (records,), generator=generator)
+
+
+def stream(number: int) -> Keystream:
+    return Keystream(bytes([number]) * 32)
+
+
+def settings(noise: float = 1.0, rate: float = 0.25, steps: int = 3, clip: float = 0.5, **more: Any) -> DpSgd:
+    return DpSgd(RecordNoise(noise, rate, steps), clip, expected_batch_size=10.0, **more)
+
+
+def train(
+    module: nn.Module,
+    how: DpSgd,
+    *,
+    records: tuple[Tensor, Tensor] | None = None,
+    spent: Spent = Spent(),  # noqa: B008  # frozen
+    noise: Keystream | None = None,
+    sampling: Any = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Spent:
+    inputs, targets = records or data()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    return train_privately(
+        module, optimizer, loss, inputs, targets, how, spent, sampling=sampling or stream(2), noise=noise or stream(3)
+    )
+
+
+def flat(module: nn.Module) -> NDArray[np.float64]:
+    return np.concatenate([parameter.detach().double().numpy().ravel() for parameter in module.parameters()])
+
+
+def change(how: DpSgd, **more: Any) -> NDArray[np.float64]:
+    module = network()
+    before = flat(module)
+    train(module, how, **more)
+    return flat(module) - before
+
+
+def clipped_mean_by_hand(inputs: Tensor, targets: Tensor, clip: float, divisor: float) -> NDArray[np.float64]:
+    """One noiseless step, each example's gradient by a backward pass of its own."""
+    total = np.zeros_like(flat(network()))
+    for place in range(len(inputs)):
+        module = network()
+        F.cross_entropy(module(inputs[place : place + 1]), targets[place : place + 1]).backward()
+        gradient = np.concatenate([parameter.grad.double().numpy().ravel() for parameter in module.parameters()])
+        total += gradient * min(1.0, clip / np.linalg.norm(gradient))
+    return -total / divisor
+
+
+class EveryRecord:
+    """Words so small that every record is in every batch."""
+
+    def words64(self, count: int) -> NDArray[np.uint64]:
+        return np.zeros(count, dtype=np.uint64)
+
+
+class NoRecord:
+    """Words so large that no record is in any batch."""
+
+    def words64(self, count: int) -> NDArray[np.uint64]:
+        return np.full(count, 2**64 - 1, dtype=np.uint64)
+
+
+# Gradients ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("clip", [0.05, 0.5, 100.0])
+@pytest.mark.parametrize("physical", [1024, 7])
+def test_a_step_without_noise_is_the_mean_of_gradients_clipped_one_by_one(
+    mode: Mode, clip: float, physical: int
+) -> None:
+    how = settings(noise=1e-30, rate=0.999, steps=1, clip=clip, mode=mode, physical_batch_size=physical)
+    moved = change(how, sampling=EveryRecord())
+    assert moved == pytest.approx(clipped_mean_by_hand(*data(), clip, 10.0), abs=2e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_gives_the_same_sums_over_several_steps(mode: Mode) -> None:
+    plain = change(settings(noise=0.3, steps=4))
+    assert change(settings(noise=0.3, steps=4, mode=mode, physical_batch_size=3)) == pytest.approx(plain, abs=1e-5)
+
+
+def test_the_sum_is_divided_by_the_public_batch_size_and_never_by_the_one_that_was_drawn() -> None:
+    how = settings(noise=1e-30, rate=0.999, steps=1)
+    few, many = (change(how, records=data(records), sampling=EveryRecord()) for records in (5, 40))
+    assert few == pytest.approx(clipped_mean_by_hand(*data(5), 0.5, 10.0), abs=2e-6)
+    assert many == pytest.approx(clipped_mean_by_hand(*data(40), 0.5, 10.0), abs=2e-6)
+
+
+# Noise ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_empty_batch_trains_on_noise_of_the_claimed_size(mode: Mode) -> None:
+    how = settings(noise=2.0, steps=60, mode=mode)
+    moved = change(how, sampling=NoRecord())
+    deviation = 2.0 * 0.5 / 10.0 * math.sqrt(60)
+    assert float(moved.std()) == pytest.approx(deviation, rel=5 / math.sqrt(2 * len(moved)))
+
+
+def test_a_client_without_records_adds_noise_all_the_same() -> None:
+    moved = change(settings(), records=data(0))
+    assert np.count_nonzero(moved) == len(moved)
+
+
+def test_the_same_torch_seed_at_two_clients_gives_different_noise() -> None:
+    moves = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        noise = Keystream(SystemRandomness().key("dp-sgd", "noise"))
+        moves.append(change(settings(steps=50), sampling=NoRecord(), noise=noise))
+    assert abs(float(np.corrcoef(*moves)[0, 1])) < 5 / math.sqrt(len(moves[0]))
+
+
+def test_the_noise_follows_from_its_stream_and_leaves_torchs_generator_alone() -> None:
+    state = torch.random.get_rng_state()
+    first = change(settings())
+    torch.manual_seed(12345)
+    seeded = torch.random.get_rng_state()
+    module = network()  # seeds the generator by itself
+    torch.random.set_rng_state(seeded)
+    before = flat(module)
+    train(module, settings())
+    assert torch.equal(torch.random.get_rng_state(), seeded)
+    assert np.array_equal(flat(module) - before, first)
+    torch.random.set_rng_state(state)
+
+
+def test_no_two_steps_share_noise() -> None:
+    noise = stream(3)
+    first, second = (change(settings(steps=1), sampling=NoRecord(), noise=noise) for _ in range(2))
+    assert abs(float(np.corrcoef(first, second)[0, 1])) < 5 / math.sqrt(len(first))
+
+
+def test_the_normals_have_the_moments_of_a_normal_and_are_finite_at_the_ends() -> None:
+    drawn = normals(stream(1), 400_000, torch.device("cpu")).numpy()
+    error = 5 / math.sqrt(len(drawn))
+    assert float(drawn.mean()) == pytest.approx(0.0, abs=error)
+    assert float((drawn**2).mean()) == pytest.approx(1.0, abs=error * math.sqrt(2))
+    assert float((drawn**4).mean()) == pytest.approx(3.0, abs=error * math.sqrt(96))
+    for ends in (EveryRecord(), NoRecord()):
+        assert bool(torch.isfinite(normals(ends, 8, torch.device("cpu"))).all())
+
+
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_poisson_samples() -> None:
+    words = stream(5)
+    batches = [poisson_batch(words, 1000, 0.05) for _ in range(2000)]
+    sizes = np.array([len(batch) for batch in batches])
+    assert float(sizes.mean()) == pytest.approx(50.0, abs=5 * math.sqrt(47.5 / 2000))
+    assert float(sizes.var()) == pytest.approx(47.5, rel=5 * math.sqrt(2 / 2000))  # a fixed size would have none
+    counts = np.bincount(np.concatenate(batches), minlength=1000)
+    assert float(((counts - 100) ** 2 / 95).sum()) == pytest.approx(1000, abs=5 * math.sqrt(2000))
+    together = np.mean([(3 in batch) and (4 in batch) for batch in batches])
+    assert together == pytest.approx(0.0025, abs=5 * math.sqrt(0.0025 / 2000))
+    assert np.array_equal(poisson_batch(words, 4, 1.0), np.arange(4))
+
+
+# Accounting -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_rounds_cost_adds_up_when_the_state_goes_from_one_to_the_next() -> None:
+    how, spent, module = settings(noise=3.0, rate=0.1, steps=100), Spent(), nn.Linear(64, 3)
+    records = data()[0].flatten(1), data()[1]
+    for _ in range(3):
+        spent = train(module, how, records=records, spent=spent)
+    assert spent == Spent(((3.0, 0.1, 300),))
+    three, one = cost(spent.event(), 1e-5, RECORDS).epsilon, cost(how.noise.event(), 1e-5, RECORDS).epsilon
+    assert three == pytest.approx(cost(in_sequence([how.noise.event()] * 3), 1e-5, RECORDS).epsilon)
+    assert three > 1.5 * one  # what a fresh engine each round would go on reporting
+
+
+def test_opacus_accountant_and_ours_agree_on_what_was_spent() -> None:
+    spent = train(network(), settings(noise=1.0, rate=0.1, steps=50))
+    ours, opacus = cost(spent.event(), 1e-5, RECORDS).epsilon, spent.accountant().get_epsilon(1e-5)
+    assert ours <= opacus <= 1.25 * ours
+
+
+def test_changed_noise_is_a_new_entry_of_the_history() -> None:
+    spent = train(network(), settings(noise=1.0))
+    spent = train(network(), settings(noise=2.0), spent=spent)
+    assert spent.history == ((1.0, 0.25, 3), (2.0, 0.25, 3))
+
+
+def test_pieces_of_a_batch_are_one_step_for_the_accountant() -> None:
+    assert train(network(), settings(physical_batch_size=1), sampling=EveryRecord()).history == ((1.0, 0.25, 3),)
+
+
+def test_noise_is_calibrated_from_what_was_spent_and_never_from_zero() -> None:
+    spent = Spent(((3.0, 0.1, 100),))
+
+    def rest(noise: float) -> Any:
+        return in_sequence([spent.event(), RecordNoise(noise, 0.1, 100).event()])
+
+    target = 1.3 * cost(spent.event(), 1e-5, RECORDS).epsilon
+    after = smallest_noise(rest, target, 1e-5, RECORDS, tolerance=1e-2)
+    fresh = smallest_noise(lambda z: RecordNoise(z, 0.1, 100).event(), target, 1e-5, RECORDS, tolerance=1e-2)
+    assert after > 1.3 * fresh
+    assert cost(rest(after), 1e-5, RECORDS).epsilon <= target
+
+
+# The module -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_module_keeps_its_keys_and_no_hook_stays_behind(mode: Mode) -> None:
+    module = network()
+    keys, attributes = list(module.state_dict()), set(vars(module[0]))
+    train(module, settings(mode=mode))
+    assert list(module.state_dict()) == keys
+    assert set(vars(module[0])) == attributes
+    for layer in module.modules():
+        assert not layer._forward_hooks and not layer._backward_hooks
+    for parameter in module.parameters():
+        assert not {"grad_sample", "summed_grad", "_norm_sample", "_forward_counter"} & set(vars(parameter))
+        assert parameter.grad is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_hooks_are_gone_even_after_an_error(mode: Mode) -> None:
+    module = network()
+
+    def broken(outputs: Tensor, targets: Tensor) -> Tensor:
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        train(module, settings(mode=mode), loss=broken)
+    assert not any(layer._forward_hooks or layer._backward_hooks for layer in module.modules())
+    train(module, settings(mode=mode))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), nn.SyncBatchNorm(4)])
+def test_batch_normalisation_is_refused_by_name_and_not_replaced(norm: nn.Module) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Flatten(), nn.LazyLinear(3))
+    module(data()[0])
+    before = flat(module)
+    with pytest.raises(PrivacyError, match=r"layer 1 \((Sync)?BatchNorm(2d)?\).*GroupNorm"):
+        train(module, settings())
+    assert module[1] is norm and np.array_equal(flat(module), before)
+
+
+def test_a_recurrent_layer_that_opacus_cannot_take_apart_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="LSTM"):
+        check_trainable(nn.Sequential(nn.LSTM(4, 4)))
+
+
+class Positions(nn.Module):
+    """Tokens and positions, as in small language models."""
+
+    def __init__(self, expanded: bool) -> None:
+        super().__init__()
+        self.tokens, self.positions, self.head = nn.Embedding(5, 6), nn.Embedding(4, 6), nn.Linear(6, 3)
+        self.expanded = expanded
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1])[None]
+        if self.expanded:
+            places = places.expand(len(ids), -1).contiguous()  # Opacus' ghost clipping views the ids
+        return self.head((self.tokens(ids) + self.positions(places)).mean(dim=1))
+
+
+TEXT = torch.randint(0, 5, (40, 4), generator=torch.Generator().manual_seed(2)), data()[1]
+
+
+@pytest.mark.parametrize("mode", ["hooks", "ghost"])
+def test_position_ids_broadcast_over_the_batch_are_refused_or_frozen_and_work_expanded(mode: Mode) -> None:
+    with pytest.raises(PrivacyError, match="positions.weight.*expand"):
+        train(Positions(expanded=False), settings(mode=mode), records=TEXT)
+    train(Positions(expanded=True), settings(mode=mode), records=TEXT)
+    frozen = Positions(expanded=False)
+    frozen.positions.requires_grad_(False)
+    optimizer = torch.optim.SGD([each for each in frozen.parameters() if each.requires_grad], lr=1.0)
+    train_privately(
+        frozen, optimizer, F.cross_entropy, *TEXT, settings(mode=mode), Spent(), sampling=stream(2), noise=stream(3)
+    )
+
+
+@pytest.mark.parametrize("mode", ["hooks", "ghost"])
+def test_a_parameter_that_takes_no_part_is_refused_instead_of_left_without_noise(mode: Mode) -> None:
+    class Forgetful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(64, 3), nn.Linear(3, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.used(inputs.flatten(1))
+
+    with pytest.raises(PrivacyError, match="unused.weight"):
+        train(Forgetful(), settings(mode=mode), sampling=EveryRecord())
+
+
+def test_an_optimizer_over_other_parameters_is_refused() -> None:
+    module = network()
+    optimizer = torch.optim.SGD(list(module.parameters())[:2], lr=1.0)
+    with pytest.raises(PrivacyError, match="trainable ones"):
+        train_privately(
+            module, optimizer, F.cross_entropy, *data(), settings(), Spent(), sampling=stream(2), noise=stream(3)
+        )
+
+
+def test_a_model_with_nothing_to_train_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="no parameter to train"):
+        check_trainable(network().requires_grad_(False))
+
+
+def test_parameters_that_are_no_longer_finite_are_never_returned() -> None:
+    inputs, targets = data()
+    inputs[0, 0, 0, 0] = math.nan
+    with pytest.raises(LocalProtocolError, match="finite"):
+        train(network(), settings(), records=(inputs, targets), sampling=EveryRecord())
+
+
+def test_inputs_without_their_targets_are_refused() -> None:
+    with pytest.raises(LocalProtocolError, match="40 inputs have 39 targets"):
+        train(network(), settings(), records=(data()[0], data()[1][:-1]))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"clip": 0.0}, {"clip": math.inf}, {"physical_batch_size": 0}, {"mode": "poisson_sampling=False"}]
+)
+def test_settings_that_cannot_be_trained_with_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PrivacyError):
+        settings(**wrong)
+
+
+def test_private_training_learns() -> None:
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(2000, 10, generator=generator)
+    targets = (inputs[:, 0] > 0).long()
+    module = nn.Linear(10, 2)
+    how = DpSgd(RecordNoise(1.0, 0.1, 60), l2_clip=1.0, expected_batch_size=200.0)
+    train(module, how, records=(inputs, targets))
+    assert float((module(inputs).argmax(dim=1) == targets).float().mean()) > 0.95
