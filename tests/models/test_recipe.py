@@ -111,7 +111,9 @@ def test_a_recipe_does_not_change_after_it_was_read() -> None:
 
 
 def test_reading_a_recipe_loads_neither_torch_nor_flower() -> None:
-    code = "import sys, tacit.models.recipe as r; r.parse_recipe(sys.argv[1]); print({'torch', 'flwr'} & {*sys.modules})"
+    code = (
+        "import sys, tacit.models.recipe as r; r.parse_recipe(sys.argv[1])\nprint({'torch', 'flwr'} & {*sys.modules})"
+    )
     result = subprocess.run([sys.executable, "-c", code, SMALLEST], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
