@@ -22,6 +22,7 @@ from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
 from tacit.models.zoo.architecture import Architecture
 from tacit.models.zoo.catalogue import check_options
+from tacit.models.zoo.factory import find_factory
 from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, Training, TrainingResult
@@ -81,11 +82,13 @@ def check_names(recipe: Recipe) -> None:
     """Refuse what a recipe names and nothing here answers to: needs no data, so it can come before everything else.
 
     Raises:
-        InputError: names the nearest task, strategy, model or option.
+        InputError: names the nearest task, strategy, model or option, or the factory that cannot be imported.
     """
     task_named(recipe.task.kind)
     strategy_named(recipe.strategy.name, recipe.strategy.options)
-    if not recipe.model.factory:
+    if recipe.model.factory:
+        find_factory(recipe.model.factory)
+    else:
         check_options(recipe.model.name, recipe.model.options)
 
 
@@ -169,7 +172,7 @@ class Run:
         return state
 
     def _prepare(self) -> RunState:
-        recipe, schema = self.plan.recipe, self.plan.schema
+        schema = self.plan.schema
         if self.plan.features is not None:
             report = RoundReport(0, self.recorder.attempts(0), True, "the warm start's preparation", 0.0, ())
             return self._begin(replace(self.plan, proximal_mu=self._strategy.proximal_mu), report)
@@ -215,7 +218,7 @@ class Run:
         return self.initial.astype(np.float32)
 
     def _round(self, state: RunState) -> RunState:
-        number, training = state.round + 1, self.plan.recipe.training
+        number = state.round + 1
         first = self.recorder.attempts(number)
         clients = self._clients()
         for attempt in range(first, first + ATTEMPTS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tacit.models.errors import InputError
@@ -26,15 +26,9 @@ def build_from_factory(
     import torch
     from torch import nn
 
+    function = find_factory(factory)
     where = f"model.factory {factory}"
-    module_name, colon, function_name = factory.partition(":")
-    parts = [*module_name.split("."), *function_name.split(".")]
-    if not colon or not all(part.isidentifier() for part in parts):
-        raise InputError("is no factory", where=where, right="expected package.module:function")
     try:
-        function: Any = importlib.import_module(module_name)
-        for part in function_name.split("."):
-            function = getattr(function, part)
         network = function(tuple(input_shape), outputs, **options)
     except Exception as error:  # the user's code may raise anything
         raise InputError(f"failed with {_one_line(error)}", where=where) from error
@@ -51,6 +45,29 @@ def build_from_factory(
     if found != (2, outputs):
         raise InputError(f"maps two examples to shape {found}", where=where, right=f"expected (2, {outputs})")
     return network.train(training)
+
+
+def find_factory(factory: str) -> Callable[..., Any]:
+    """Import a user's function without calling it; this runs the code of its module.
+
+    Raises:
+        InputError: there is no such module or function, or the module cannot be imported.
+    """
+    where = f"model.factory {factory}"
+    module_name, colon, function_name = factory.partition(":")
+    parts = [*module_name.split("."), *function_name.split(".")]
+    if not colon or not all(part.isidentifier() for part in parts):
+        raise InputError("is no factory", where=where, right="expected package.module:function")
+    try:
+        function: Any = importlib.import_module(module_name)
+        for part in function_name.split("."):
+            function = getattr(function, part)
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"failed with {_one_line(error)}", where=where) from error
+    if not callable(function):
+        raise InputError("is no function", where=where, right="expected package.module:function")
+    found: Callable[..., Any] = function
+    return found
 
 
 def _refuse_running_statistics(network: nn.Module, where: str) -> None:
