@@ -98,7 +98,10 @@ class Recovery:
             if corrected is not None and self._is(owner, corrected[0], survived):
                 self._charge(owner, corrected[1])
                 return corrected[0]
-        self._charge(owner, points)
+        # An honest dealer's secret fails only if more holders lie than can be corrected. Where that would take more than
+        # all colluders, the dealer is at fault together with whoever; else nobody can be charged.
+        if len(points) - threshold >= 2 * self._membership.offer.colluders:
+            self._charge(owner, points)
         raise Unrecoverable(self._membership.name(owner), frozenset(self._charges))
 
     def _is(self, owner: int, secret: int, survived: bool) -> bool:

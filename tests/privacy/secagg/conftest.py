@@ -10,10 +10,13 @@ import pytest
 
 from tacit.privacy.identity import VerifiedSignatures
 from tacit.privacy.randomness import SeededRandomness
-from tacit.privacy.secagg import loopback
+from tacit.privacy.secagg import keys, loopback
 from tacit.privacy.secagg.client import ClientRound
+from tacit.privacy.secagg.encoding import centre, unpack
 from tacit.privacy.secagg.layout import Block, Layout
 from tacit.privacy.secagg.loopback import Loopback
+from tacit.privacy.secagg.masks import Mask, apply
+from tacit.privacy.secagg.messages import holders_transcript
 from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.policy import MemoryJournal, Policy
 from tacit.privacy.secagg.progress import Phase
@@ -122,6 +125,26 @@ class Scene:
         assert result.survivors == tuple(sorted(names))
         for block, total in self.total(names).items():
             np.testing.assert_array_equal(result.blocks[block], total)
+
+    def steal(self, victim: str, packed: np.ndarray, self_seed: int | None, masking_seed: int | None) -> np.ndarray:
+        """Take off a member's input whatever masks these secrets give; with both, the bare input is left."""
+        state, members = self.server._state, self.server._members()
+        transcript = holders_transcript(members.transcript, state.holders)
+        me = members.positions[victim]
+        left = unpack(packed, self.offer.dimension, self.offer.bits)
+        known = []
+        if self_seed is not None:
+            known.append(Mask(keys.self_mask_key(self_seed, transcript, me), -1))
+        if masking_seed is not None:
+            secret = keys.agreement(keys.masking_key(masking_seed, self.offer.digest))
+            for other in members.neighbours(me, state.holders):
+                key = keys.pair_mask_key(secret(members.adverts[other].masking_key), transcript, me, other)
+                known.append(Mask(key, -1 if other > me else 1))
+        apply(known, left)
+        return centre(left, self.offer.bits)
+
+    def plain(self, name: str) -> np.ndarray:
+        return np.concatenate([self.values(name)[block.name] for block in self.layout.blocks])
 
     def next_attempt(self, **changes) -> Scene:
         """The same members, who remember what they did, in another attempt or round."""

@@ -1,4 +1,4 @@
-"""Whole rounds in memory: whoever drops out and whenever, the sum over the survivors is exact, or nothing is revealed."""
+"""Whole rounds in memory: whoever drops out, the sum over the survivors is exact, or nothing is revealed."""
 
 from itertools import chain, combinations
 
@@ -85,9 +85,7 @@ def explore(scene, answered, **settings):
     return tried
 
 
-@pytest.mark.parametrize(
-    ("size", "colluders", "dropout"), [(3, 0, 0.0), (4, 0, 0.0), (5, 0, 0.2), (5, 1, 0.0)]
-)
+@pytest.mark.parametrize(("size", "colluders", "dropout"), [(3, 0, 0.0), (4, 0, 0.0), (5, 0, 0.2), (5, 1, 0.0)])
 def test_every_pattern_of_dropouts_gives_the_exact_sum_or_nothing(scene, size, colluders, dropout):
     tried = explore(scene, [], size=size, colluders=colluders, dropout=dropout)
     assert tried >= 5 * 2**size - 5  # every subset in each exchange at the least
@@ -118,9 +116,7 @@ def check_random_dropouts(scene, data, size):
     most = max(0, size - 1 - ((size + colluders) // 2 + 1))
     may_drop = data.draw(st.integers(0, most))
     here = scene(size, colluders=colluders, dropout=(may_drop + 0.5) / size)
-    when = data.draw(
-        st.dictionaries(st.sampled_from(here.names), st.sampled_from(ORDER), max_size=may_drop + 2)
-    )
+    when = data.draw(st.dictionaries(st.sampled_from(here.names), st.sampled_from(ORDER), max_size=may_drop + 2))
     answered = [
         frozenset(name for name in here.names if name not in when or when[name].value > phase.value) for phase in ORDER
     ]
