@@ -78,7 +78,7 @@ class LocalTraining:
         return Adam(self.learning_rate, self.weight_decay, decoupled=self.optimizer == "adamw")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LocalResult:
     """What a pass gives.
 
