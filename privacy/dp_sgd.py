@@ -16,42 +16,32 @@ What differs from Opacus' own loop, each for a reason that a test holds:
 
 from __future__ import annotations
 
+import copy
 import math
+import statistics
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from dp_accounting import dp_event
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing Opacus warns of its own dependencies' deprecations
     from opacus.accountants import RDPAccountant
-    from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
-    from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
-    from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
-    from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
     from opacus.validators import ModuleValidator
 
 from tacit.privacy.accounting import in_sequence
+from tacit.privacy.dp_sgd_passes import MODES, Backward, Loss, Mode, no_gradients, private_steps
 from tacit.privacy.errors import LocalProtocolError, PrivacyError
+from tacit.privacy.randomness import KEY_BYTES, Keystream
 from tacit.privacy.skellam import Words
 from tacit.privacy.terms import RecordNoise
-
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Takes outputs `(batch, ...)` and targets `(batch, ...)`; only ever called with a batch of one."""
-
-Mode: TypeAlias = Literal["hooks", "ghost", "vmap"]
-
-MODES: Final[tuple[Mode, ...]] = ("hooks", "ghost", "vmap")
-"""How gradients are clipped one by one: Opacus' hooks; its ghost clipping, which never holds a gradient per example
-and so fits large models; `torch.func.vmap`, which is the fastest for some small ones. All give the same sums."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ def train_privately(
     module.train()
     device = next(module.parameters()).device
     accountant = spent.accountant()
-    with _quiet(), _private(module, optimizer, loss, settings, noise) as (private, backward):
+    with _private(module, optimizer, loss, settings, noise) as (private, backward):
         private.attach_step_hook(accountant.get_optimizer_hook_fn(settings.noise.sample_rate))
         for _ in range(settings.noise.steps):
             chosen = poisson_batch(sampling, len(inputs), settings.noise.sample_rate)
@@ -169,7 +159,7 @@ def train_privately(
                 if len(piece):
                     backward(inputs[picked].to(device), targets[picked].to(device))
                 else:
-                    _nothing(private)
+                    no_gradients(private)
                 private.signal_skip_step(do_skip=place < len(pieces))
                 private.step()
         private.zero_grad(set_to_none=True)
@@ -178,49 +168,65 @@ def train_privately(
     return Spent(tuple((float(z), float(q), int(steps)) for z, q, steps in accountant.history))
 
 
+def fastest_mode(
+    module: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    settings: DpSgd,
+    clock: Callable[[], float],
+    repeats: int = 3,
+) -> Mode:
+    """Measure every mode that can train `module` and return the fastest; the module is left as it was.
+
+    Args:
+        module: the model.
+        loss: gives the mean loss of a batch.
+        inputs: a batch of the size to expect, made up: time shows what is measured.
+        targets: its targets.
+        settings: the settings of the training to come; their mode is what is looked for.
+        clock: seconds, such as `time.perf_counter`; the only clock here.
+        repeats: passes whose median counts, after one that does not.
+
+    Raises:
+        PrivacyError: no mode can train it; the text is that of the first.
+    """
+    check_trainable(module)
+    measured: dict[Mode, float] = {}
+    refused: list[PrivacyError] = []
+    for mode in MODES:
+        copied = copy.deepcopy(module).train()
+        trained = [parameter for parameter in copied.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=0.0)
+        noise = Keystream(bytes(KEY_BYTES))  # thrown away with the copy
+        try:
+            with (
+                _quiet(),
+                _private(copied, optimizer, loss, replace(settings, mode=mode), noise) as (private, backward),
+            ):
+                times = []
+                for _ in range(repeats + 1):
+                    started = clock()
+                    private.zero_grad()
+                    backward(inputs, targets)
+                    private.step()
+                    if inputs.is_cuda:
+                        torch.cuda.synchronize(inputs.device)
+                    times.append(clock() - started)
+        except PrivacyError as error:
+            refused.append(error)
+        else:
+            measured[mode] = statistics.median(times[1:])
+    if not measured:
+        raise refused[0]
+    return min(measured, key=lambda mode: measured[mode])
+
+
 def poisson_batch(words: Words, records: int, sample_rate: float) -> NDArray[np.int64]:
     """Draw a Poisson sample of `range(records)`: each index by itself with probability `sample_rate`, up to 2^-64."""
     if sample_rate >= 1.0:
         return np.arange(records)
     return np.flatnonzero(words.words64(records) < np.uint64(int(sample_rate * 2.0**64)))
-
-
-def normals(words: Words, count: int, device: torch.device) -> Tensor:
-    """Draw `count` standard normal float64 values on `device`: each half the sum of four inverted 52-bit uniforms.
-
-    The sum of four keeps the low bits of a float from betraying the noise (Holohan and Braghin 2021).
-    """
-    drawn = torch.from_numpy(words.words64(4 * count).view(np.int64)).to(device)
-    uniform = (((drawn >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
-    quarters: Tensor = torch.special.ndtri(uniform).reshape(4, count)
-    return quarters.sum(dim=0) / 2.0
-
-
-class _KeyedNoise:
-    """Opacus' noise step with words of our own in place of a torch generator; the rest of the step is Opacus'."""
-
-    words: Words
-    params: Sequence[nn.Parameter]
-    noise_multiplier: float
-    max_grad_norm: float
-
-    def add_noise(self) -> None:
-        """Set every gradient to its clipped sum plus noise of deviation `noise_multiplier max_grad_norm`."""
-        sizes = [parameter.numel() for parameter in self.params]
-        drawn = normals(self.words, sum(sizes), self.params[0].device) * (self.noise_multiplier * self.max_grad_norm)
-        for parameter, noise in zip(self.params, torch.split(drawn, sizes), strict=True):
-            summed: Tensor = parameter.summed_grad  # type: ignore[attr-defined]  # Opacus puts it there
-            _check_processed_flag(summed)
-            parameter.grad = (summed + noise.view_as(parameter).to(summed.dtype)).view_as(parameter)
-            _mark_as_processed(summed)
-
-
-class _Optimizer(_KeyedNoise, DPOptimizer):  # type: ignore[misc]  # Opacus has no types
-    """Opacus' optimizer for gradients held one by one."""
-
-
-class _GhostOptimizer(_KeyedNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]  # Opacus has no types
-    """Opacus' optimizer for gradients that were clipped on their way."""
 
 
 @contextmanager
@@ -231,116 +237,21 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _GhostHooks(GradSampleHooksFastGradientClipping):  # type: ignore[misc]  # Opacus has no types
-    """Opacus' ghost clipping, which says so when a parameter has no norm for each example."""
-
-    batch = 0
-
-    def get_norm_sample(self) -> Tensor:
-        """Return the norm of every example's gradient, shape `(batch,)`."""
-        for name, parameter in self._module.named_parameters():
-            if parameter.requires_grad:
-                _check_samples(name, getattr(parameter, "_norm_sample", None), self.batch)
-        norms: Tensor = super().get_norm_sample()
-        return norms
-
-
-Backward: TypeAlias = Callable[[Tensor, Tensor], None]
-
-_TRACES: Final = (
-    *("activations", "max_batch_len", "autograd_grad_sample_hooks", "ft_compute_sample_grad"),
-    *("grad_sample", "summed_grad", "_norm_sample", "_forward_counter", "_current_grad_sample"),
-)
-
-
 @contextmanager
 def _private(
     module: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, settings: DpSgd, noise: Words
 ) -> Iterator[tuple[Any, Backward]]:
-    """Yield Opacus' optimizer and a backward pass for it; take every trace off the module at the end."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    listed = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    if listed != set(trained):
-        raise PrivacyError("the optimizer's parameters are not the model's trainable ones")
-    kind = _GhostOptimizer if settings.mode == "ghost" else _Optimizer
-    private = kind(
-        optimizer,
-        noise_multiplier=settings.noise.noise_multiplier,
-        max_grad_norm=settings.l2_clip,
-        expected_batch_size=settings.expected_batch_size,
-        loss_reduction="mean",  # divides the noised sum by the expected batch size; our losses are sums
-    )
-    private.words = noise
-    hooks: Any = None
-    try:
-        if settings.mode == "hooks":
-            hooks = GradSampleHooks(module, loss_reduction="sum")
-            yield private, _hooked(module, loss)
-        elif settings.mode == "ghost":
-            hooks = _GhostHooks(module, loss_reduction="sum", max_grad_norm=settings.l2_clip, use_ghost_clipping=True)
-            yield private, _ghost(module, loss, hooks, private)
-        else:
-            yield private, _vmapped(module, loss)
-    finally:
-        if hooks is not None:
-            hooks.cleanup()
-        # What Opacus leaves: after an error even a batch's activations, which would spoil the next pass and are data.
-        for place in (*module.modules(), *trained):
-            for name in _TRACES:
-                if name in vars(place):
-                    delattr(place, name)
-
-
-def _each(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return every example's own loss, shape `(batch,)`: the loss of a batch of one."""
-    return vmap(lambda output, target: loss(output[None], target[None]), randomness="different")(outputs, targets)
-
-
-def _hooked(module: nn.Module, loss: Loss) -> Backward:
-    def backward(inputs: Tensor, targets: Tensor) -> None:
-        torch.autograd.backward(_each(loss, module(inputs), targets).sum())
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                _check_samples(name, getattr(parameter, "grad_sample", None), len(inputs))
-
-    return backward
-
-
-def _ghost(module: nn.Module, loss: Loss, hooks: Any, private: Any) -> Backward:
-    def backward(inputs: Tensor, targets: Tensor) -> None:
-        hooks.batch = len(inputs)
-        each = _each(loss, module(inputs), targets)
-        DPTensorFastGradientClipping(hooks, private, each, "sum").backward()
-
-    return backward
-
-
-def _vmapped(module: nn.Module, loss: Loss) -> Backward:
-    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-    def one(weights: dict[str, Tensor], single: Tensor, target: Tensor) -> Tensor:
-        return loss(functional_call(module, weights, (single[None],)), target[None])
-
-    every = vmap(grad(one), in_dims=(None, 0, 0), randomness="different")
-
-    def backward(inputs: Tensor, targets: Tensor) -> None:
-        weights = {name: parameter.detach() for name, parameter in trained.items()}
-        for name, samples in every(weights, inputs, targets).items():
-            trained[name].grad_sample = samples  # type: ignore[attr-defined]  # where Opacus looks for it
-
-    return backward
-
-
-def _check_samples(name: str, samples: object, batch: int) -> None:
-    if not isinstance(samples, Tensor) or len(samples) != batch:
-        raise PrivacyError(
-            f"parameter {name} has no gradient for each of {batch} examples: it is unused, or what enters its layer "
-            f"(such as position ids) is broadcast over the batch; expand that to the batch, or freeze the layer"
-        )
-
-
-def _nothing(private: Any) -> None:
-    """Make an empty batch's gradients: none in number, zero in sum."""
-    for parameter in private.params:
-        parameter.grad_sample = torch.zeros((0, *parameter.shape), dtype=parameter.dtype, device=parameter.device)
-        parameter.grad = torch.zeros_like(parameter)
+    with (
+        _quiet(),
+        private_steps(
+            module,
+            optimizer,
+            loss,
+            settings.mode,
+            settings.noise.noise_multiplier,
+            settings.l2_clip,
+            settings.expected_batch_size,
+            noise,
+        ) as steps,
+    ):
+        yield steps

@@ -25,10 +25,11 @@ from tacit.privacy.dp_sgd import (  # noqa: E402
     Mode,
     Spent,
     check_trainable,
-    normals,
+    fastest_mode,
     poisson_batch,
     train_privately,
 )
+from tacit.privacy.dp_sgd_passes import normals  # noqa: E402
 from tacit.privacy.errors import LocalProtocolError, PrivacyError  # noqa: E402
 from tacit.privacy.randomness import Keystream, SystemRandomness  # noqa: E402
 from tacit.privacy.terms import RecordNoise  # noqa: E402
@@ -378,6 +379,116 @@ def test_inputs_without_their_targets_are_refused() -> None:
 def test_settings_that_cannot_be_trained_with_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(PrivacyError):
         settings(**wrong)
+
+
+# The direct path ------------------------------------------------------------------------------------------------------
+
+
+class Varied(nn.Module):
+    """Convolutions of every plain shape, both normalisations, and linear layers over a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.first = nn.Conv2d(1, 4, (3, 2), stride=(2, 1), padding=(0, 1), bias=False)
+        self.second = nn.Conv2d(4, 6, 2, padding="valid")
+        self.groups, self.over = nn.GroupNorm(3, 6), nn.LayerNorm(6)
+        self.frozen, self.along, self.head = nn.Linear(6, 6), nn.Linear(6, 5), nn.Linear(5, 3, bias=False)
+        self.frozen.requires_grad_(False)
+        self.head_bias = nn.LayerNorm(3, elementwise_affine=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        seen = torch.tanh(self.groups(self.second(torch.tanh(self.first(inputs)))))
+        sequence = self.over(seen.flatten(2).transpose(1, 2))
+        return self.head_bias(self.head(torch.tanh(self.along(self.frozen(sequence))).mean(dim=1)))
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.5, 100.0])
+def test_the_direct_path_gives_opacus_sums_for_every_layer_it_knows(clip: float) -> None:
+    ends = []
+    for mode in ("hooks", "direct"):
+        module = Varied()
+        trained = [each for each in module.parameters() if each.requires_grad]
+        how = settings(noise=1e-30, rate=0.4, steps=4, clip=clip, mode=mode, physical_batch_size=9)
+        train_privately(
+            module,
+            torch.optim.SGD(trained, lr=0.5),
+            F.cross_entropy,
+            *data(),
+            how,
+            Spent(),
+            sampling=stream(2),
+            noise=stream(3),
+        )
+        ends.append(flat(module))
+    start = flat(Varied())
+    assert np.abs(ends[0] - start).max() > 1e-4
+    assert ends[1] == pytest.approx(ends[0], abs=1e-5)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(64, 64), nn.Linear(64, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.layer(self.layer(inputs.flatten(1))))
+
+
+def tied() -> nn.Module:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3))
+    module[2].weight = module[1].weight
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 3)), "in place"),
+        (Twice, "more than once"),
+        (tied, "no direct path"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2), nn.Flatten(), nn.Linear(32, 3)), "no direct path"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding="same"), nn.Flatten(), nn.Linear(128, 3)), "no direct path"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Embedding(3, 3), nn.Linear(3, 3)), "no direct path"),
+    ],
+)
+def test_the_direct_path_refuses_what_it_would_get_wrong(module: Callable[[], nn.Module], reason: str) -> None:
+    built = module()
+    before = flat(built)
+    with pytest.raises(PrivacyError, match=reason):
+        train(built, settings(mode="direct"))
+    assert np.array_equal(flat(built), before)
+    assert not any(layer._forward_hooks for layer in built.modules())
+
+
+class Clock:
+    """Seconds that a test dealt out: for every pass a start and an end."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.order, self.now, self.calls = list(seconds.values()), 0.0, 0
+
+    def __call__(self) -> float:
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.now += self.order[(self.calls - 1) // 8]  # four passes a mode, two readings a pass
+        return self.now
+
+
+@pytest.mark.parametrize("fastest", MODES)
+def test_the_mode_that_is_measured_as_fastest_is_chosen_and_the_module_left_alone(fastest: Mode) -> None:
+    module = network()
+    before = flat(module)
+    clock = Clock({mode: 1.0 if mode == fastest else 2.0 for mode in MODES})
+    assert fastest_mode(module, F.cross_entropy, *data(), settings(), clock) == fastest
+    assert np.array_equal(flat(module), before)
+    assert all(not layer._forward_hooks for layer in module.modules())
+
+
+def test_a_mode_that_cannot_train_the_module_is_passed_over() -> None:
+    clock = Clock(dict.fromkeys(MODES, 1.0))
+    assert fastest_mode(Positions(expanded=True), F.cross_entropy, *TEXT, settings(), clock) == "hooks"
+    with pytest.raises(PrivacyError, match="BatchNorm"):
+        fastest_mode(nn.Sequential(nn.BatchNorm2d(1), nn.Linear(8, 3)), F.cross_entropy, *data(), settings(), clock)
 
 
 def test_private_training_learns() -> None:

@@ -1,0 +1,216 @@
+"""How one step's gradients are clipped and noised: Opacus' ways and our own, behind one seam.
+
+Whatever the way, Opacus' optimizer takes the sums over, keeps a batch's pieces together, adds up, calls its accountant
+and steps; only the words behind its noise are ours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # importing Opacus warns of its own dependencies' deprecations
+    from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
+    from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+    from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
+    from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
+from tacit.privacy.dp_sgd_direct import Calls, add_clipped_sums, recorded
+from tacit.privacy.errors import PrivacyError
+from tacit.privacy.skellam import Words
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Takes outputs `(batch, ...)` and targets `(batch, ...)`; only ever called with a batch of one."""
+
+Mode: TypeAlias = Literal["hooks", "ghost", "vmap", "direct"]
+
+MODES: Final[tuple[Mode, ...]] = ("hooks", "ghost", "vmap", "direct")
+"""How gradients are clipped one by one: Opacus' hooks; its ghost clipping, which never holds a gradient per example
+and so fits large models; `torch.func.vmap`; our own pass for common layers (`dp_sgd_direct`), the fastest where it
+knows them all. All give the same sums; `fastest_mode` measures."""
+
+Backward: TypeAlias = Callable[[Tensor, Tensor], None]
+"""Takes inputs and targets and leaves clipped sums, or gradients one by one, where Opacus' optimizer looks."""
+
+_TRACES: Final = (
+    *("activations", "max_batch_len", "autograd_grad_sample_hooks", "ft_compute_sample_grad"),
+    *("grad_sample", "summed_grad", "_norm_sample", "_forward_counter", "_current_grad_sample"),
+)
+
+
+def normals(words: Words, count: int, device: torch.device) -> Tensor:
+    """Draw `count` standard normal float64 values on `device`: each half the sum of four inverted 52-bit uniforms.
+
+    The sum of four keeps the low bits of a float from betraying the noise (Holohan and Braghin 2021).
+    """
+    drawn = torch.from_numpy(words.words64(4 * count).view("int64")).to(device)
+    uniform = (((drawn >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+    quarters: Tensor = torch.special.ndtri(uniform).reshape(4, count)
+    return quarters.sum(dim=0) / 2.0
+
+
+class _KeyedNoise:
+    """Opacus' noise step with words of our own in place of a torch generator; the rest of the step is Opacus'."""
+
+    words: Words
+    params: Sequence[nn.Parameter]
+    noise_multiplier: float
+    max_grad_norm: float
+
+    def add_noise(self) -> None:
+        """Set every gradient to its clipped sum plus noise of deviation `noise_multiplier max_grad_norm`."""
+        sizes = [parameter.numel() for parameter in self.params]
+        device = self.params[0].device
+        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+        drawn = normals(self.words, sum(sizes), device) * (self.noise_multiplier * self.max_grad_norm)
+        for parameter, noise in zip(self.params, torch.split(drawn, sizes), strict=True):
+            summed: Tensor = parameter.summed_grad  # type: ignore[attr-defined]  # Opacus puts it there
+            _check_processed_flag(summed)
+            parameter.grad = (summed + noise.view_as(parameter).to(summed.device, summed.dtype)).view_as(parameter)
+            _mark_as_processed(summed)
+
+
+class _Optimizer(_KeyedNoise, DPOptimizer):  # type: ignore[misc]  # Opacus has no types
+    """Opacus' optimizer for gradients held one by one."""
+
+
+class _GhostOptimizer(_KeyedNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]  # Opacus has no types
+    """Opacus' optimizer for gradients that were clipped on their way."""
+
+
+class _GhostHooks(GradSampleHooksFastGradientClipping):  # type: ignore[misc]  # Opacus has no types
+    """Opacus' ghost clipping, which says so when a parameter has no norm for each example."""
+
+    batch = 0
+
+    def get_norm_sample(self) -> Tensor:
+        """Return the norm of every example's gradient, shape `(batch,)`."""
+        for name, parameter in self._module.named_parameters():
+            if parameter.requires_grad:
+                _check_samples(name, getattr(parameter, "_norm_sample", None), self.batch)
+        norms: Tensor = super().get_norm_sample()
+        return norms
+
+
+@contextmanager
+def private_steps(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    mode: Mode,
+    noise_multiplier: float,
+    l2_clip: float,
+    expected_batch_size: float,
+    noise: Words,
+) -> Iterator[tuple[Any, Backward]]:
+    """Yield Opacus' optimizer and a backward pass for it; take every trace off the module at the end.
+
+    Raises:
+        PrivacyError: the optimizer is over other parameters, or the mode cannot train a layer.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    listed = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    if listed != set(trained):
+        raise PrivacyError("the optimizer's parameters are not the model's trainable ones")
+    kind = _GhostOptimizer if mode in ("ghost", "direct") else _Optimizer
+    private = kind(
+        optimizer,
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=l2_clip,
+        expected_batch_size=expected_batch_size,
+        loss_reduction="mean",  # divides the noised sum by the expected batch size; our losses are sums
+    )
+    private.words = noise
+    hooks: Any = None
+    try:
+        if mode == "hooks":
+            hooks = GradSampleHooks(module, loss_reduction="sum")
+            yield private, _hooked(module, loss)
+        elif mode == "ghost":
+            hooks = _GhostHooks(module, loss_reduction="sum", max_grad_norm=l2_clip, use_ghost_clipping=True)
+            yield private, _ghost(module, loss, hooks, private)
+        elif mode == "direct":
+            with recorded(module) as calls:
+                yield private, _directly(module, loss, calls, l2_clip)
+        else:
+            yield private, _vmapped(module, loss)
+    finally:
+        if hooks is not None:
+            hooks.cleanup()
+        # What Opacus leaves: after an error even a batch's activations, which would spoil the next pass and are data.
+        for place in (*module.modules(), *trained):
+            for name in _TRACES:
+                if name in vars(place):
+                    delattr(place, name)
+
+
+def _each(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return every example's own loss, shape `(batch,)`: the loss of a batch of one."""
+    return vmap(lambda output, target: loss(output[None], target[None]), randomness="different")(outputs, targets)
+
+
+def _hooked(module: nn.Module, loss: Loss) -> Backward:
+    def backward(inputs: Tensor, targets: Tensor) -> None:
+        torch.autograd.backward(_each(loss, module(inputs), targets).sum())
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                _check_samples(name, getattr(parameter, "grad_sample", None), len(inputs))
+
+    return backward
+
+
+def _ghost(module: nn.Module, loss: Loss, hooks: Any, private: Any) -> Backward:
+    def backward(inputs: Tensor, targets: Tensor) -> None:
+        hooks.batch = len(inputs)
+        each = _each(loss, module(inputs), targets)
+        DPTensorFastGradientClipping(hooks, private, each, "sum").backward()
+
+    return backward
+
+
+def _directly(module: nn.Module, loss: Loss, calls: Calls, l2_clip: float) -> Backward:
+    def backward(inputs: Tensor, targets: Tensor) -> None:
+        calls.clear()
+        channels_last = inputs.to(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+        add_clipped_sums(calls, _each(loss, module(channels_last), targets), l2_clip)
+        calls.clear()
+
+    return backward
+
+
+def _vmapped(module: nn.Module, loss: Loss) -> Backward:
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+    def one(weights: dict[str, Tensor], single: Tensor, target: Tensor) -> Tensor:
+        return loss(functional_call(module, weights, (single[None],)), target[None])
+
+    every = vmap(grad(one), in_dims=(None, 0, 0), randomness="different")
+
+    def backward(inputs: Tensor, targets: Tensor) -> None:
+        weights = {name: parameter.detach() for name, parameter in trained.items()}
+        for name, samples in every(weights, inputs, targets).items():
+            trained[name].grad_sample = samples  # type: ignore[attr-defined]  # where Opacus looks for it
+
+    return backward
+
+
+def _check_samples(name: str, samples: object, batch: int) -> None:
+    if not isinstance(samples, Tensor) or len(samples) != batch:
+        raise PrivacyError(
+            f"parameter {name} has no gradient for each of {batch} examples: it is unused, or what enters its layer "
+            f"(such as position ids) is broadcast over the batch; expand that to the batch, or freeze the layer"
+        )
+
+
+def no_gradients(private: Any) -> None:
+    """Leave an empty batch's gradients for the optimizer: none in number, zero in sum."""
+    for parameter in private.params:
+        parameter.grad_sample = torch.zeros((0, *parameter.shape), dtype=parameter.dtype, device=parameter.device)
+        parameter.grad = torch.zeros_like(parameter)
