@@ -129,7 +129,8 @@ class Run:
         cohorts: draws whom a round asks.
         masking: the coordinator's part in masked rounds; None for rounds in which it sees every update.
         validate: measures a vector on the validation share; None if there is none.
-        initial: the vector of a warm start, whose plan then comes with features; None to initialise from the seed.
+        initial: the vector of a warm start, whose plan then comes with features; None to initialise from the seed. The
+            run trains it in place.
         on_round: called after every attempt.
         clock: seconds for the reported durations.
     """
@@ -215,7 +216,8 @@ class Run:
             raise InputError(
                 f"the warm start has {self.initial.size} parameters, the model {vector.size}", where="model.init"
             )
-        return self.initial.astype(np.float32)
+        # The same memory if possible: a copy would live beside it for the whole run.
+        return np.require(self.initial, np.float32, ("C", "W"))
 
     def _round(self, state: RunState) -> RunState:
         number = state.round + 1
