@@ -41,8 +41,13 @@ def judge(membership: Membership, accusation: Accusation, parcel: Parcel, verify
     return accuser
 
 
+def tolerated(colluders: int) -> int:
+    """Return how many members' lies prove nothing: c of them, and one in any case, for nobody's word is enough."""
+    return max(colluders, 1)
+
+
 def convicted(charges: Iterable[tuple[str, str]], colluders: int) -> frozenset[str]:
-    """Return the members that are charged together with more than c different others.
+    """Return the members that are charged together with more different others than may lie.
 
     In every pair one of the two is at fault. If a member is not, all the others that it is charged with are, and there
     are at most c of those. Charges of several rounds add up, if they are of the same federation.
@@ -55,4 +60,4 @@ def convicted(charges: Iterable[tuple[str, str]], colluders: int) -> frozenset[s
     for dealer, holder in charges:
         others.setdefault(dealer, set()).add(holder)
         others.setdefault(holder, set()).add(dealer)
-    return frozenset(member for member, with_whom in others.items() if len(with_whom) > colluders)
+    return frozenset(member for member, with_whom in others.items() if len(with_whom) > tolerated(colluders))

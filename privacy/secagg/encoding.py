@@ -95,29 +95,31 @@ def _round(real: NDArray[np.floating], block: Block, rounding: Keystream, out: N
         scaled *= block.scale
         below = np.floor(scaled)
         scaled -= below
-        scaled *= 4294967296.0  # exact: a power of two; the fraction is below one, so it fits into 32 bits
-        up = rounding.words32(scaled.size) < scaled.astype(np.uint32)
+        scaled *= 4294967296.0  # exact; compared as float64, for the fraction of a tiny negative number rounds to one
+        up = rounding.words32(scaled.size) < scaled
         np.add(below, up, out=out[start : start + scaled.size], casting="unsafe")
 
 
 def split_limbs(block: WideBlock, real: NDArray[np.floating]) -> NDArray[np.int32]:
     """Return the limbs of wide values, shape `(size * limbs,)`, the limbs of one value side by side, lowest first.
 
-    Exact for any float64: scaling by a power of two, cutting at one and subtracting the part that was cut off lose no
-    bit, and only what lies below the resolution is rounded, to the nearest.
+    Exact for any float64: scaling by a power of two, cutting and subtracting what was cut off lose no bit, and only
+    what lies below the resolution is rounded, to the nearest. Limbs are cut from the size of the value and take its
+    sign, because borrowing from a higher limb would need more bits than a float64 has.
 
     Raises:
         LocalProtocolError: a value is larger than the block allows.
     """
     exact = np.asarray(real, dtype=np.float64)
-    if np.abs(exact).max() > 2.0**block.integer_bits:
+    rest = np.abs(exact)
+    if rest.max() > 2.0**block.integer_bits:
         raise LocalProtocolError(f"block {block.name} has a value beyond 2^{block.integer_bits}; nothing was sent")
-    rest = np.rint(np.ldexp(exact, block.fraction_bits))
+    rest = np.rint(np.ldexp(rest, block.fraction_bits))
     limbs = np.empty((block.size, block.limbs), dtype=np.int32)
     for place in range(block.limbs - 1, -1, -1):
         limb = np.floor(np.ldexp(rest, -place * block.limb_bits))
         rest -= np.ldexp(limb, place * block.limb_bits)
-        limbs[:, place] = limb
+        limbs[:, place] = np.copysign(limb, exact)
     return limbs.reshape(-1)
 
 

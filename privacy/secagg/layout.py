@@ -81,8 +81,8 @@ class WideBlock:
     """Values of a large range whose sum must be exact to `2^-fraction_bits`, such as sums of squares.
 
     A value `x`, `|x| <= 2^integer_bits`, is the integer `V` nearest to `2^fraction_bits x`, cut into limbs:
-    `V = sum_k limb_k 2^(k limb_bits)` with all limbs but the highest in `[0, 2^limb_bits)`, the highest signed. Limbs
-    are summed apart, so the total is the exact sum of all `V`.
+    `V = sum_k limb_k 2^(k limb_bits)`, every limb with the sign of V and below `2^limb_bits` in size. Limbs are summed
+    apart, so the total is the exact sum of all `V`.
 
     Attributes:
         name: what the values are.
@@ -108,7 +108,7 @@ class WideBlock:
 
     @property
     def limbs(self) -> int:
-        """How many limbs a value has: enough for its bits and a sign."""
+        """How many limbs a value has: enough for `2^(integer_bits + fraction_bits)`."""
         return -(-(self.integer_bits + self.fraction_bits + 1) // self.limb_bits)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tacit.privacy.secagg import keys, shamir
-from tacit.privacy.secagg.blame import Charges
+from tacit.privacy.secagg.blame import Charges, tolerated
 from tacit.privacy.secagg.masks import Mask
 from tacit.privacy.secagg.roster import Membership
 
@@ -98,9 +98,9 @@ class Recovery:
             if corrected is not None and self._is(owner, corrected[0], survived):
                 self._charge(owner, corrected[1])
                 return corrected[0]
-        # An honest dealer's secret fails only if more holders lie than can be corrected. Where that would take more than
-        # all colluders, the dealer is at fault together with whoever; else nobody can be charged.
-        if len(points) - threshold >= 2 * self._membership.offer.colluders:
+        # An honest dealer's secret fails only if more holders lie than can be corrected. Where that would take more
+        # than all who may, the dealer is at fault together with whoever; else nobody can be charged.
+        if len(points) - threshold >= 2 * tolerated(self._membership.offer.colluders):
             self._charge(owner, points)
         raise Unrecoverable(self._membership.name(owner), frozenset(self._charges))
 
