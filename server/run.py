@@ -340,5 +340,8 @@ class Run:
 
 def _mostly(report: RoundReport) -> str:
     """Say why most of those who did not report did not, as that is what somebody can do something about."""
-    reasons = Counter(member.reason for member in report.participants if member.reason)
+    given = [member for member in report.participants if member.reason]
+    # Whoever is late because others broke the round off has nothing to say about why.
+    causes = [member for member in given if member.outcome != "late"] or given
+    reasons = Counter(member.reason for member in causes)
     return f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
