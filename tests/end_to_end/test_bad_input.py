@@ -247,7 +247,8 @@ def test_a_run_that_diverges_fails_with_one_line_and_is_marked_so(tacit: Tacit, 
     assert (outcome.code, outcome.out) == (1, "")
     (line,) = outcome.err.splitlines()
     assert line.startswith("error: ")
-    assert "diverged" in line
+    assert "round 1" in line
+    assert "not finite" in line or "diverged" in line
     assert statuses() == ["failed"]
 
 
