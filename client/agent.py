@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tacit.client.masked import MaskedMember, Membership, Values
+from tacit.models.contributions import METRICS, STATISTICS, UPDATE, WEIGHT, training_values
 from tacit.models.data.rows import Rows
 from tacit.models.errors import InputError
 from tacit.models.features import Features
-from tacit.models.messages import ACTIONS, Instruction, Reply, float32_vector
+from tacit.models.messages import ACTIONS, PLAIN_ACTIONS, Instruction, Reply, float32_vector
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import preparation_sums
 from tacit.models.tasks import Task
-from tacit.models.training import LocalTraining, TrainingDiverged, evaluate, resolve_device, train_locally
+from tacit.models.training import (
+    LocalResult,
+    LocalTraining,
+    TrainingDiverged,
+    evaluate,
+    resolve_device,
+    train_locally,
+)
 from tacit.models.vector import Layout, layout_of, write_vector
+from tacit.privacy.errors import LocalProtocolError, PrivacyError
+from tacit.privacy.secagg.layout import Layout as MaskedLayout
 
 
 class Holdings(Protocol):
@@ -58,6 +68,72 @@ class AgentState:
     prepared: Prepared | None = None
 
 
+class Refused(Exception):
+    """The agent will not take a step; the text is the reason and goes to the coordinator."""
+
+
+class Agent:
+    """An agent's state, rows and part in masked rounds, for as long as a process lives.
+
+    Args:
+        client: the agent's name in the federation.
+        holdings: its rows.
+        bench: where its network is built.
+    """
+
+    def __init__(self, client: str, holdings: Holdings, bench: Workbench) -> None:
+        """Start an agent that has taken no step."""
+        self._state = AgentState(client)
+        self._holdings = holdings
+        self._bench = bench
+        self._member: MaskedMember | None = None
+
+    def join(self, membership: Membership) -> None:
+        """Become a member of a federation that masks; before, the agent takes plain steps only."""
+        self._member = MaskedMember(membership, self._contribute)
+
+    def handle(self, instruction: Instruction) -> Reply:
+        """Take one step; whatever goes wrong with it is part of the reply, in words that hold no data."""
+        if instruction.action in PLAIN_ACTIONS:
+            self._state, reply = step(self._state, instruction, self._holdings, self._bench)
+            return reply
+        if self._member is None or instruction.action not in ACTIONS:
+            return Reply("refused", "the step is not known here")
+        try:
+            return self._member.take(instruction)
+        except Exception as error:
+            return excuse(error, instruction.action)
+
+    @property
+    def client(self) -> str:
+        """Return the agent's name in the federation."""
+        return self._state.client
+
+    @property
+    def receipts_checked(self) -> int:
+        """Return how many receipts for masked rounds came and were right."""
+        return self._member.receipts_checked if self._member is not None else 0
+
+    def measure(self, encoded_plan: bytes, vector: NDArray[np.float32]) -> tuple[dict[str, float], int]:
+        """Return a model's metrics on the agent's own test rows, and how many these are; nothing of it is sent.
+
+        Raises:
+            Refused: there are no test rows.
+        """
+        plan = decode_plan(encoded_plan)
+        rows = self._holdings.test(plan)
+        if rows is None or not len(rows):
+            raise Refused("no test rows")
+        model, layout, task, device = self._bench.network(encoded_plan, plan)
+        write_vector(model, layout, _tensor(vector).to(device))
+        held = _tensors(rows, _features(plan), task, device)
+        return evaluate(model, held.inputs, held.targets, task, plan.schema), len(rows)
+
+    def _contribute(self, instruction: Instruction, layout: MaskedLayout) -> Values:
+        self._state, values = masked_values(self._state, instruction, layout, self._holdings, self._bench)
+        return values
+
+
 class Workbench:
     """The network of the current plan; one is enough for any number of agents that take turns in a process.
 
@@ -87,25 +163,59 @@ class Workbench:
 
 
 def step(state: AgentState, instruction: Instruction, holdings: Holdings, bench: Workbench) -> tuple[AgentState, Reply]:
-    """Take one step; whatever goes wrong with it is part of the reply, in words that hold no data."""
-    if instruction.action not in ACTIONS:
+    """Take one plain step; whatever goes wrong with it is part of the reply, in words that hold no data.
+
+    A plan that asks for secure aggregation has no plain steps: what they return would go to the coordinator as it is.
+    """
+    if instruction.action not in PLAIN_ACTIONS:
         return state, Reply("refused", "the step is not known here")
     try:
         plan = decode_plan(instruction.plan)
+        if plan.recipe.secure_aggregation.enabled:
+            return state, Reply("refused", "this run's updates leave masked or not at all")
         if instruction.action == "prepare":
-            rows = holdings.training(plan)
-            if not len(rows):
-                return state, Reply("refused", "no rows")
-            return state, Reply(arrays={"statistics": preparation_sums(rows, plan.schema)})
-        if instruction.action == "train":
-            return _train(state, instruction, plan, holdings, bench)
-        return _evaluate(state, instruction, plan, holdings, bench)
-    except TrainingDiverged:
-        return state, Reply("failed", "the training diverged")
-    except InputError as error:
-        return state, Reply("failed", str(error))
-    except Exception as error:  # anything that got past here would reach the coordinator with its text
-        return state, Reply("failed", f"{type(error).__name__} in the step {instruction.action}")
+            return state, Reply(arrays={"statistics": preparation_sums(_rows(holdings, plan), plan.schema)})
+        state, result = train(state, instruction, plan, holdings, bench)
+    except Exception as error:
+        return state, excuse(error, instruction.action)
+    return state, Reply(
+        body={"examples": result.examples, "loss": result.loss}, arrays={"update": result.delta.cpu().numpy()}
+    )
+
+
+def excuse(error: Exception, action: str) -> Reply:
+    """Return what the coordinator is told about a step that went wrong: a reason without a word of data."""
+    match error:
+        case Refused():
+            return Reply("refused", str(error))
+        case TrainingDiverged():
+            return Reply("failed", "the training diverged")
+        case PrivacyError():
+            return Reply("refused", str(error))
+        case InputError():
+            return Reply("failed", str(error))
+    # Anything that got past here would reach the coordinator with its text.
+    return Reply("failed", f"{type(error).__name__} in the step {action}")
+
+
+def masked_values(
+    state: AgentState, instruction: Instruction, layout: MaskedLayout, holdings: Holdings, bench: Workbench
+) -> tuple[AgentState, Values]:
+    """Compute what a masked round asks for: the values of every block of its layout.
+
+    Raises:
+        LocalProtocolError: the layout is none that this plan has.
+    """
+    plan = decode_plan(instruction.plan)
+    names = {block.name for block in layout.blocks}
+    if plan.features is None and names == {STATISTICS}:
+        return state, {STATISTICS: preparation_sums(_rows(holdings, plan), plan.schema)}
+    if plan.features is None or names != {UPDATE, WEIGHT, METRICS}:
+        raise LocalProtocolError("the layout is none that this plan has")
+    by_examples = plan.recipe.strategy.weighting in ("auto", "examples")
+    state, result = train(state, instruction, plan, holdings, bench)
+    update = result.delta.cpu().numpy()
+    return state, training_values(update, result.loss, result.examples, plan.mean_examples, by_examples)
 
 
 def training_seed(recipe_seed: int, client: str, round_number: int, attempt: int) -> int:
@@ -114,15 +224,22 @@ def training_seed(recipe_seed: int, client: str, round_number: int, attempt: int
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def _train(
+def train(
     state: AgentState, instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
-) -> tuple[AgentState, Reply]:
+) -> tuple[AgentState, LocalResult]:
+    """Train from the instruction's vector on the agent's own rows.
+
+    Raises:
+        Refused: there are no rows.
+        ValueError: the plan or the vector cannot be used.
+        TrainingDiverged: the loss or the weights stopped being finite.
+    """
     features = _features(plan)
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = float32_vector(instruction.arrays, "vector", layout.size)
     state = _prepare(state, plan, features, holdings, task, device)
     if state.prepared is None:
-        return state, Reply("refused", "no rows")
+        raise Refused("no rows")
     settings = plan.recipe.training
     result = train_locally(
         model,
@@ -143,23 +260,14 @@ def _train(
         ),
         training_seed(plan.recipe.seed, state.client, instruction.round, instruction.attempt),
     )
-    return state, Reply(
-        body={"examples": result.examples, "loss": result.loss}, arrays={"update": result.delta.cpu().numpy()}
-    )
+    return state, result
 
 
-def _evaluate(
-    state: AgentState, instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
-) -> tuple[AgentState, Reply]:
-    rows = holdings.test(plan)
-    if rows is None or not len(rows):
-        return state, Reply("refused", "no test rows")
-    features = _features(plan)
-    model, layout, task, device = bench.network(instruction.plan, plan)
-    write_vector(model, layout, _tensor(float32_vector(instruction.arrays, "vector", layout.size)).to(device))
-    held = _tensors(rows, features, task, device)
-    metrics: Mapping[str, Any] = evaluate(model, held.inputs, held.targets, task, plan.schema)
-    return state, Reply(body={"examples": len(rows), "metrics": metrics})
+def _rows(holdings: Holdings, plan: Plan) -> Rows:
+    rows = holdings.training(plan)
+    if not len(rows):
+        raise Refused("no rows")
+    return rows
 
 
 def _features(plan: Plan) -> Features:

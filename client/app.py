@@ -11,27 +11,12 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from tacit.client.agent import AgentState, Holdings, Workbench, step
+from tacit.client.agent import Agent, Workbench
 from tacit.client.holdings import SourceHoldings
 from tacit.models.errors import InputError
-from tacit.models.messages import Instruction, Reply
+from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, RECEIPT_ACTION, Instruction, Reply
 
 _LOG = logging.getLogger(__name__)
-
-
-class Agent:
-    """An agent's state and rows for as long as a process lives."""
-
-    def __init__(self, client: str, holdings: Holdings, bench: Workbench) -> None:
-        """Start an agent that has taken no step."""
-        self._state = AgentState(client)
-        self._holdings = holdings
-        self._bench = bench
-
-    def handle(self, instruction: Instruction) -> Reply:
-        """Take one step."""
-        self._state, reply = step(self._state, instruction, self._holdings, self._bench)
-        return reply
 
 
 def answer(message: Message, context: Context, agent_of: Callable[[Context], Agent]) -> Message:
@@ -60,6 +45,8 @@ def instruction_from(message: Message) -> Instruction:
             plan=_bytes(config["plan"]),
             body=dict(header["body"]),
             arrays={name: _unpack(array) for name, array in vectors.items()},
+            message=_bytes(config["message"]),
+            receipt=_bytes(config["receipt"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the instruction cannot be read ({type(error).__name__})") from None
@@ -71,7 +58,8 @@ def reply_records(reply: Reply) -> RecordDict:
     arrays = ArrayRecord()
     for name, vector in reply.arrays.items():
         arrays[name] = _pack(vector)
-    return RecordDict({"reply": ConfigRecord({"header": header.encode()}), "arrays": arrays})
+    config = ConfigRecord({"header": header.encode(), "message": reply.message})
+    return RecordDict({"reply": config, "arrays": arrays})
 
 
 def _bytes(value: object) -> bytes:
@@ -105,18 +93,15 @@ def build_app(agent_of: Callable[[Context], Agent]) -> ClientApp:
     """Return a ClientApp whose messages go to the agents that `agent_of` names."""
     built = ClientApp()
 
-    @built.query("prepare")
-    def prepare(message: Message, context: Context) -> Message:
+    def carry(message: Message, context: Context) -> Message:
         return answer(message, context, agent_of)
 
-    @built.train()
-    def train(message: Message, context: Context) -> Message:
-        return answer(message, context, agent_of)
-
-    @built.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        return answer(message, context, agent_of)
-
+    # One Flower action a step, so that Flower's own logs and filters tell them apart.
+    built.query("prepare")(carry)
+    built.train("plain")(carry)
+    for action in (*MASKED_ACTIONS, *ELIDED_ACTIONS):
+        built.train(action)(carry)
+    built.query(RECEIPT_ACTION)(carry)
     return built
 
 

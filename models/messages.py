@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 Outcome = Literal["ok", "refused", "failed"]
 
-ACTIONS = ("prepare", "train", "evaluate")
+PLAIN_ACTIONS = ("prepare", "train")
+# The exchanges of a masked round, in order, and the receipt that ends it.
+MASKED_ACTIONS = ("advertise", "share", "mask", "sign", "unmask")
+RECEIPT_ACTION = "receipt"
+# The one exchange of a simulated round with the same arithmetic and no masks.
+ELIDED_ACTIONS = ("contribute",)
+ACTIONS = (*PLAIN_ACTIONS, *MASKED_ACTIONS, *ELIDED_ACTIONS, RECEIPT_ACTION)
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,6 +31,8 @@ class Instruction:
         plan: the run-constant part as canonical JSON bytes (see `Plan`), the same object for everybody.
         body: small plain values.
         arrays: vectors by name.
+        message: the protocol's own bytes in a masked round.
+        receipt: what the coordinator owes the agent for an earlier masked round; empty if nothing.
     """
 
     action: str
@@ -34,6 +42,8 @@ class Instruction:
     plan: bytes
     body: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    message: bytes = b""
+    receipt: bytes = b""
 
     def __repr__(self) -> str:
         """Name the step, never the contents."""
@@ -42,12 +52,13 @@ class Instruction:
 
 @dataclass(frozen=True, repr=False)
 class Reply:
-    """One agent's answer: values and vectors, or the reason why there are none."""
+    """One agent's answer: values, vectors and the protocol's own bytes, or the reason why there are none."""
 
     outcome: Outcome = "ok"
     reason: str = ""
     body: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    message: bytes = b""
 
     def __repr__(self) -> str:
         """Name the outcome, never the contents."""

@@ -27,6 +27,7 @@ class Plan:
     proximal_mu: float = 0.0
     target_mean: float = 0.0
     target_scale: float = 1.0
+    mean_examples: float = 1.0
 
     def task(self) -> Task:
         """Return the recipe's task, which knows the scale of the targets once the preparation is over."""
@@ -43,6 +44,7 @@ class Plan:
                 "proximal_mu": self.proximal_mu,
                 "target_mean": self.target_mean,
                 "target_scale": self.target_scale,
+                "mean_examples": self.mean_examples,
             }
         )
 
@@ -64,6 +66,7 @@ def decode_plan(encoded: bytes) -> Plan:
             proximal_mu=float(values["proximal_mu"]),
             target_mean=float(values["target_mean"]),
             target_scale=float(values["target_scale"]),
+            mean_examples=float(values["mean_examples"]),
         )
     except InputError:
         raise

@@ -54,8 +54,8 @@ def check_sums(sums: NDArray[np.float64], schema: Schema) -> None:
         _target_moments(sums, schema)
 
 
-def prepared_plan(plan: Plan, total: NDArray[np.float64], outputs: int, proximal_mu: float) -> Plan:
-    """Return the plan with features, target scale and architecture, as they follow from the total.
+def prepared_plan(plan: Plan, total: NDArray[np.float64], clients: int, outputs: int, proximal_mu: float) -> Plan:
+    """Return the plan with features, target scale and architecture, as they follow from the total over `clients`.
 
     Raises:
         InputError: the total cannot be one of statistics.
@@ -79,6 +79,7 @@ def prepared_plan(plan: Plan, total: NDArray[np.float64], outputs: int, proximal
         proximal_mu=proximal_mu,
         target_mean=mean,
         target_scale=scale,
+        mean_examples=max(row_count(schema, total[:size]) / max(clients, 1), 1.0),
     )
 
 

@@ -128,11 +128,11 @@ class EvaluationSection(Section):
 class SecureAggregationSection(Section):
     """Who must be able to vanish, collude or hide in the crowd while nobody sees one update."""
 
-    enabled: bool = False
-    mode: Literal["real", "elided"] | None = None
-    min_cohort: int | None = Field(default=None, ge=2)
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    colluding: float | None = Field(default=None, ge=0, lt=1)
+    enabled: bool = True
+    mode: Literal["real", "elided"] = "real"
+    min_cohort: int = Field(default=5, ge=2)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    colluding: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Recipe(Section):
@@ -308,14 +308,11 @@ def _is_plain(value: object) -> bool:
 def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
     unbuilt = {
         "privacy.unit": recipe.privacy.unit != "none",
-        "secure_aggregation.enabled": recipe.secure_aggregation.enabled,
         "training.engine": recipe.training.engine == "vectorised",
         "strategy.weighting": recipe.strategy.weighting == "clipped",
     }
     given = recipe.privacy.model_dump(exclude={"unit"}, exclude_none=True)
     unbuilt |= {f"privacy.{key}": True for key in given}
-    given = recipe.secure_aggregation.model_dump(exclude={"enabled"}, exclude_none=True)
-    unbuilt |= {f"secure_aggregation.{key}": True for key in given}
     for key, asked in unbuilt.items():
         if asked:
             raise InputError(

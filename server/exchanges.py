@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,19 @@ class Occasion:
     plan: bytes
 
 
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a round gives: the weighted means over its clients.
+
+    Attributes:
+        mean_update: shape `(parameters,)`; may be overwritten.
+        mean_loss: of the clients' training losses.
+    """
+
+    mean_update: NDArray[np.float32]
+    mean_loss: float
+
+
 @dataclass
 class Training:
     """Train from the global vector and fold the updates into their weighted mean.
@@ -49,6 +62,10 @@ class Training:
         self._sum = WeightedSum(self.vector.size, np.float32)
         self._loss = 0.0
 
+    @property
+    def may_retry(self) -> None:
+        """Return None: everybody may take part in another attempt."""
+
     def request(self, exchange: int, client: str) -> Instruction:
         """Ask for one local training pass."""
         at = self.occasion
@@ -67,13 +84,10 @@ class Training:
         """Have nothing more to ask."""
         return ()
 
-    def mean_update(self) -> NDArray[np.float32]:
-        """Return the weighted mean of the updates, shape `(parameters,)`; call it once."""
-        return self._sum.mean()
-
-    def mean_loss(self) -> float:
-        """Return the weighted mean of the clients' training losses."""
-        return self._loss / self._sum.weight if self._sum.weight else math.nan
+    def result(self) -> TrainingResult:
+        """Return the weighted means; call it once, as the sum is divided in place."""
+        loss = self._loss / self._sum.weight if self._sum.weight else math.nan
+        return TrainingResult(self._sum.mean(), loss)
 
 
 @dataclass
@@ -88,6 +102,10 @@ class Preparation:
     def __post_init__(self) -> None:
         """Start the sum at zero."""
         self._sum = WeightedSum(preparation_size(self.schema), np.float64)
+
+    @property
+    def may_retry(self) -> None:
+        """Return None: everybody may take part in another attempt."""
 
     def request(self, exchange: int, client: str) -> Instruction:
         """Ask for the statistics."""
@@ -108,35 +126,6 @@ class Preparation:
     def total(self) -> NDArray[np.float64]:
         """Return the sum over the clients that reported."""
         return self._sum.total()
-
-
-@dataclass
-class Evaluation:
-    """Measure a model at each client; only a simulation may look at the single answers."""
-
-    occasion: Occasion
-    vector: NDArray[np.float32]
-    names: tuple[str, ...] = ("evaluate",)
-    closes_early: int | None = None
-    by_client: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def request(self, exchange: int, client: str) -> Instruction:
-        """Ask for the metrics on the client's own test rows."""
-        at = self.occasion
-        return Instruction("evaluate", at.run, at.round, at.attempt, at.plan, arrays={"vector": self.vector})
-
-    def accept(self, exchange: int, client: str, reply: Reply) -> None:
-        """Keep one client's metrics."""
-        metrics = reply.body.get("metrics")
-        if not isinstance(metrics, Mapping) or not all(isinstance(v, float) for v in metrics.values()):
-            raise ValueError("the metrics are not numbers by name")
-        self.by_client[client] = {str(name): value for name, value in metrics.items()} | {
-            "examples": float(_count(reply.body, "examples"))
-        }
-
-    def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
-        """Have nothing more to ask."""
-        return ()
 
 
 def _count(body: Mapping[str, Any], name: str) -> int:

@@ -12,12 +12,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from tacit.models.messages import Instruction, Reply
+from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, RECEIPT_ACTION, Instruction, Reply
 from tacit.server.rounds import Request
 from tacit.server.transport import Arrival
 
-MESSAGE_TYPES = {"prepare": "query.prepare", "train": "train", "evaluate": "evaluate"}
-DTYPES = frozenset({"float32", "float64"})  # of the vectors that agents send
+MESSAGE_TYPES = {
+    "prepare": "query.prepare",
+    "train": "train.plain",
+    RECEIPT_ACTION: f"query.{RECEIPT_ACTION}",
+} | {action: f"train.{action}" for action in (*MASKED_ACTIONS, *ELIDED_ACTIONS)}
+DTYPES = frozenset({"float32", "float64", "uint8", "int32"})  # of the vectors that agents send
 LONGEST_REASON = 500  # characters
 
 
@@ -147,7 +151,14 @@ class _Packer:
             for name, vector in instruction.arrays.items():
                 record[name] = self._pack(vector)
             self._arrays[key] = record
-        config = ConfigRecord({"header": header.encode(), "plan": instruction.plan})
+        config = ConfigRecord(
+            {
+                "header": header.encode(),
+                "plan": instruction.plan,
+                "message": instruction.message,
+                "receipt": instruction.receipt,
+            }
+        )
         return RecordDict({"instruction": config, "arrays": self._arrays[key]})
 
     def _pack(self, vector: NDArray[Any]) -> Array:
@@ -170,10 +181,13 @@ def _arrival(client: str, message: Message) -> Arrival:
             raise TypeError("records of another kind")
         header = json.loads(config["header"])  # type: ignore[arg-type]
         arrays = {name: _vector(array) for name, array in vectors.items()}
+        own = config["message"]
+        if not isinstance(own, bytes):
+            raise TypeError("not bytes")
         outcome = header["outcome"]
         if outcome not in ("ok", "refused", "failed"):
             raise ValueError("unknown outcome")
-        return Arrival(client, Reply(outcome, _one_line(str(header["reason"])), dict(header["body"]), arrays))
+        return Arrival(client, Reply(outcome, _one_line(str(header["reason"])), dict(header["body"]), arrays, own))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         return Arrival(client, None, f"the reply cannot be read ({type(error).__name__})")
 

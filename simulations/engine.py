@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from tacit.client.app import Agent
+from tacit.client.agent import Agent
 from tacit.client.app import build_app as client_app
 from tacit.server.app import build_app as server_app
 from tacit.server.flower import GridTransport

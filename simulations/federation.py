@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tacit.client.agent import Workbench
-from tacit.client.app import Agent
+from tacit.client.agent import Agent, Workbench
 from tacit.models.data import open_source
 from tacit.models.data.rows import Findings, Rows, Schema, Source
 from tacit.models.data.splits import split

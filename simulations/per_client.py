@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from tacit.client.agent import Agent, Refused
+from tacit.server.checkpoints import RunState
+
 LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse", "expected_calibration_error"})
+
+
+def measure_at_clients(agents: Iterable[Agent], state: RunState) -> dict[str, dict[str, float]]:
+    """Return for each client that has test rows its metrics and their number, past every coordinator."""
+    measured = {}
+    for agent in agents:
+        try:
+            metrics, rows = agent.measure(state.plan, state.vector)
+        except Refused:
+            continue
+        measured[agent.client] = metrics | {"examples": float(rows)}
+    return measured
 
 
 def per_client_summary(by_client: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -28,9 +28,11 @@ from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store, open_store
 from tacit.server.summary import data_found
+from tacit.server.transport import Transport
 from tacit.simulations.engine import run_in_process
+from tacit.simulations.enrolment import enrol
 from tacit.simulations.federation import Federation, build_federation
-from tacit.simulations.per_client import per_client_summary
+from tacit.simulations.per_client import measure_at_clients, per_client_summary
 
 OnRound = Callable[[RoundReport], None]
 
@@ -111,26 +113,26 @@ def simulate(
         with kept.running():
             on_start(checked, federation, directory.path)
             seed = _run_seed(directory.path)
+            randomness = SeededRandomness(seed)
+            masking = enrol(federation, checked, randomness) if checked.secure_aggregation.enabled else None
             validate = CentralEvaluator(federation.validation) if federation.validation is not None else None
 
-            def execute(transport: Any) -> tuple[RunState, dict[str, dict[str, float]]]:
-                current = Run(
+            def execute(transport: Transport) -> RunState:
+                return Run(
                     name=kept.name,
                     plan=plan,
                     transport=transport,
                     recorder=kept.recorder(),
-                    cohorts=cohorts or DrawnCohorts(kept.name, checked.training, SeededRandomness(seed)),
+                    cohorts=cohorts or DrawnCohorts(kept.name, checked.training, randomness),
+                    masking=masking,
                     validate=validate,
                     initial=initial,
                     on_round=on_round,
-                )
-                final = current.execute()
-                has_tests = any(federation.partition_summary["test_rows"])
-                return final, current.evaluate_at_clients(final) if has_tests else {}
+                ).execute()
 
             started = time.perf_counter()
-            state, by_client = run_in_process(federation, execute)
-            return _finish(kept, federation, state, by_client, time.perf_counter() - started)
+            state = run_in_process(federation, execute)
+            return _finish(kept, federation, state, time.perf_counter() - started)
 
 
 def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
@@ -176,10 +178,9 @@ def _run_seed(directory: Path) -> bytes:
     return seed
 
 
-def _finish(
-    kept: KeptRun, federation: Federation, state: RunState, by_client: dict[str, dict[str, float]], seconds: float
-) -> Simulation:
+def _finish(kept: KeptRun, federation: Federation, state: RunState, seconds: float) -> Simulation:
     directory = kept.directory
+    by_client = measure_at_clients(federation.agents.values(), state)
     per_client = per_client_summary(by_client)
     if federation.test is not None:
         metrics = dict(CentralEvaluator(federation.test)(decode_plan(state.plan), state.vector))

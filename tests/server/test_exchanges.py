@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.messages import Reply
 from tacit.models.preparation import preparation_sums
-from tacit.server.exchanges import MOST_EXAMPLES, Evaluation, Occasion, Preparation, Training
+from tacit.server.exchanges import MOST_EXAMPLES, Occasion, Preparation, Training
 
 AT = Occasion("run", 3, 1, b"plan")
 SIZE = 4
@@ -44,20 +44,23 @@ def test_updates_are_weighed_by_examples() -> None:
     exchange = training()
     exchange.accept(0, "a", update(1.0, examples=30, loss=2.0))
     exchange.accept(0, "b", update(5.0, examples=10, loss=4.0))
-    assert exchange.mean_loss() == 2.5
-    np.testing.assert_array_equal(exchange.mean_update(), np.full(SIZE, 2.0))
+    result = exchange.result()
+    assert result.mean_loss == 2.5
+    np.testing.assert_array_equal(result.mean_update, np.full(SIZE, 2.0))
 
 
 def test_without_weights_every_client_counts_the_same() -> None:
     exchange = training(by_examples=False)
     exchange.accept(0, "a", update(1.0, examples=30, loss=2.0))
     exchange.accept(0, "b", update(5.0, examples=10, loss=4.0))
-    assert exchange.mean_loss() == 3.0
-    np.testing.assert_array_equal(exchange.mean_update(), np.full(SIZE, 3.0))
+    result = exchange.result()
+    assert result.mean_loss == 3.0
+    np.testing.assert_array_equal(result.mean_update, np.full(SIZE, 3.0))
 
 
-def test_the_loss_of_a_round_without_reports_is_not_a_number() -> None:
-    assert math.isnan(training().mean_loss())
+def test_a_round_without_reports_has_no_mean() -> None:
+    with pytest.raises(ZeroDivisionError):
+        training().result()
 
 
 BAD_UPDATES = {
@@ -83,8 +86,9 @@ def test_an_update_that_is_not_one_is_refused_and_leaves_the_sum_as_it_was(vecto
     exchange.accept(0, "a", update(1.0))
     with pytest.raises(ValueError):
         exchange.accept(0, "b", Reply(body={"examples": 10, "loss": 0.5}, arrays=vectors))
-    assert exchange.mean_loss() == 0.5
-    np.testing.assert_array_equal(exchange.mean_update(), np.ones(SIZE))
+    result = exchange.result()
+    assert result.mean_loss == 0.5
+    np.testing.assert_array_equal(result.mean_update, np.ones(SIZE))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,8 @@ def test_a_number_of_examples_that_is_not_one_is_refused(examples: Any) -> None:
     exchange = training()
     with pytest.raises(ValueError, match="examples is not a number of rows"):
         exchange.accept(0, "a", update(1.0, examples=examples))
-    assert math.isnan(exchange.mean_loss())
+    with pytest.raises(ZeroDivisionError):
+        exchange.result()
 
 
 @pytest.mark.parametrize("loss", [None, "0.5", True, math.nan, math.inf, -math.inf, [0.5], 10**400])
@@ -103,14 +108,14 @@ def test_a_loss_that_is_not_a_finite_number_is_refused_before_the_update_counts(
     with pytest.raises(ValueError, match="loss is not a finite number"):
         exchange.accept(0, "a", update(1.0, loss=loss))
     exchange.accept(0, "b", update(3.0))
-    np.testing.assert_array_equal(exchange.mean_update(), np.full(SIZE, 3.0))
+    np.testing.assert_array_equal(exchange.result().mean_update, np.full(SIZE, 3.0))
 
 
 def test_the_largest_weight_still_gives_the_mean() -> None:
     exchange = training()
     exchange.accept(0, "a", update(0.25, examples=MOST_EXAMPLES))
     exchange.accept(0, "b", update(0.75, examples=MOST_EXAMPLES))
-    np.testing.assert_array_equal(exchange.mean_update(), np.full(SIZE, 0.5))
+    np.testing.assert_array_equal(exchange.result().mean_update, np.full(SIZE, 0.5))
 
 
 PLAIN = st.recursive(
@@ -132,7 +137,7 @@ def test_whatever_a_reply_holds_it_is_taken_or_refused_with_a_reason(
     body: dict[str, Any], vectors: dict[str, np.ndarray]
 ) -> None:
     reply = Reply(body=json.loads(json.dumps(body)), arrays=vectors)
-    for exchange in (training(), Preparation(AT, CLASSIFIED), Evaluation(AT, np.zeros(SIZE, np.float32))):
+    for exchange in (training(), Preparation(AT, CLASSIFIED)):
         try:
             exchange.accept(0, "a", reply)
         except ValueError as error:
@@ -217,27 +222,3 @@ def test_two_clients_whose_sums_overflow_together_do_not_spoil_the_total() -> No
 def test_a_preparation_request_carries_no_vector_and_is_round_zero() -> None:
     instruction = Preparation(AT, CLASSIFIED).request(0, "a")
     assert (instruction.action, instruction.round, dict(instruction.arrays)) == ("prepare", 0, {})
-
-
-# Evaluation
-
-
-def test_metrics_are_kept_by_client() -> None:
-    exchange = Evaluation(AT, np.zeros(SIZE, np.float32))
-    exchange.accept(0, "a", Reply(body={"examples": 7, "metrics": {"accuracy": 0.5, "auroc": math.nan}}))
-    assert exchange.by_client["a"].keys() == {"examples", "accuracy", "auroc"}
-    assert (exchange.by_client["a"]["examples"], exchange.by_client["a"]["accuracy"]) == (7.0, 0.5)
-
-
-def test_a_metric_cannot_pass_itself_off_as_the_number_of_examples() -> None:
-    exchange = Evaluation(AT, np.zeros(SIZE, np.float32))
-    exchange.accept(0, "a", Reply(body={"examples": 7, "metrics": {"examples": 1e9}}))
-    assert exchange.by_client["a"] == {"examples": 7.0}
-
-
-@pytest.mark.parametrize("metrics", [None, [], "x", {"accuracy": "high"}, {"accuracy": None}, {"accuracy": 10**400}])
-def test_metrics_that_are_not_numbers_are_refused(metrics: Any) -> None:
-    exchange = Evaluation(AT, np.zeros(SIZE, np.float32))
-    with pytest.raises(ValueError, match="the metrics are not numbers by name"):
-        exchange.accept(0, "a", Reply(body={"examples": 7, "metrics": metrics}))
-    assert exchange.by_client == {}

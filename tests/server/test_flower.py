@@ -81,7 +81,11 @@ def test_a_request_arrives_as_it_was_sent(share: bool) -> None:
     for action in MESSAGE_TYPES:
         transport.send([Request(client, instruction(action, vector=vector)) for client in transport.clients()])
         list(transport.arrivals(10.0))
-    assert [message.metadata.dst_node_id for message in seen] == 3 * [FIRST_NODE, FIRST_NODE + 1, FIRST_NODE + 2]
+    assert [message.metadata.dst_node_id for message in seen] == len(MESSAGE_TYPES) * [
+        FIRST_NODE,
+        FIRST_NODE + 1,
+        FIRST_NODE + 2,
+    ]
     assert {message.metadata.message_type for message in seen} == set(MESSAGE_TYPES.values())
     for message in seen:
         config, array = message.content.config_records["instruction"], message.content.array_records["arrays"]["vector"]
@@ -307,7 +311,7 @@ def test_a_round_holds_the_global_vector_one_sum_and_one_reply_whatever_the_coho
         current = Round(transport.clients(), clients, exchange, deadline_seconds=10, quorum=1)
         drive(current, transport)
         assert current.state is RoundState.COMPLETE
-        exchange.mean_update()
+        exchange.result()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -355,7 +359,7 @@ def test_a_reply_of_the_wrong_kind_is_dropped_by_the_round_and_the_others_count(
     drive(current, transport)
     assert current.state is RoundState.COMPLETE
     assert [participant.outcome for participant in current.participation()] == ["dropped", "reported", "reported"]
-    np.testing.assert_array_equal(exchange.mean_update(), [1, 1])
+    np.testing.assert_array_equal(exchange.result().mean_update, [1, 1])
 
 
 def test_a_reply_names_its_outcome_and_never_its_contents() -> None:

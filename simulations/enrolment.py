@@ -1,0 +1,44 @@
+"""Enrol the agents of a simulation: generated identities, and otherwise the same code as in a deployment."""
+
+from __future__ import annotations
+
+from tacit.client.masked import Membership
+from tacit.models.recipe import Recipe
+from tacit.privacy.identity import VerifiedSignatures
+from tacit.privacy.randomness import Randomness
+from tacit.privacy.secagg.loopback import Loopback
+from tacit.privacy.secagg.offer import ELIDED
+from tacit.privacy.secagg.policy import MemoryJournal, Policy
+from tacit.server.masked import Masking
+from tacit.simulations.federation import Federation
+
+
+def enrol(federation: Federation, recipe: Recipe, randomness: Randomness) -> Masking:
+    """Give every agent an identity and a certificate, and return the coordinator's part.
+
+    Members live and die with the process, and so do their journals. In one process everybody may share what is known
+    of good signatures; the result of a verification never depends on it.
+    """
+    settings = recipe.secure_aggregation
+    verify = VerifiedSignatures()
+    parties = Loopback.generate(federation.names.values(), randomness, verify=verify)
+    authority_keys = frozenset({parties.authority.public_key})
+    policy = Policy(
+        coordinator_key=parties.coordinator.public_key,
+        authority_keys=authority_keys,
+        min_cohort=settings.min_cohort,
+        accept_regular_graph=True,
+    )
+    for agent in federation.agents.values():
+        agent.join(
+            Membership(
+                parties.members[agent.client],
+                parties.certificates[agent.client],
+                policy,
+                MemoryJournal(),
+                randomness,
+                verify,
+                accept_elided=settings.mode == ELIDED,
+            )
+        )
+    return Masking(parties.coordinator, authority_keys, settings, randomness, verify)
