@@ -81,11 +81,8 @@ def test_a_request_arrives_as_it_was_sent(share: bool) -> None:
     for action in MESSAGE_TYPES:
         transport.send([Request(client, instruction(action, vector=vector)) for client in transport.clients()])
         list(transport.arrivals(10.0))
-    assert [message.metadata.dst_node_id for message in seen] == len(MESSAGE_TYPES) * [
-        FIRST_NODE,
-        FIRST_NODE + 1,
-        FIRST_NODE + 2,
-    ]
+    nodes = [FIRST_NODE, FIRST_NODE + 1, FIRST_NODE + 2]
+    assert [message.metadata.dst_node_id for message in seen] == len(MESSAGE_TYPES) * nodes
     assert {message.metadata.message_type for message in seen} == set(MESSAGE_TYPES.values())
     for message in seen:
         config, array = message.content.config_records["instruction"], message.content.array_records["arrays"]["vector"]
