@@ -9,6 +9,7 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from tacit.models.errors import InputError
 from tacit.server.flower import GridTransport
 from tacit.server.transport import Transport
 
@@ -26,6 +27,7 @@ def build_app(drive: Callable[[Grid, Context], None]) -> ServerApp:
 
 def _stock(grid: Grid, context: Context) -> None:
     """Train as `flwr run` asks; what is logged goes to standard error, which Flower passes on to its own log."""
+    from tacit.server.run import RunFailed
     from tacit.server.stock import train
 
     log = logging.getLogger("tacit")
@@ -35,7 +37,11 @@ def _stock(grid: Grid, context: Context) -> None:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     transport: Transport = GridTransport(grid)
-    train(transport, context.run_config)
+    try:
+        train(transport, context.run_config)
+    except (InputError, RunFailed) as error:
+        log.error("%s", error)  # in one line, before Flower's own trace
+        raise
 
 
 app = build_app(_stock)

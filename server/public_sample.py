@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tacit.models.data import open_source
-from tacit.models.data.rows import Findings, Rows, Schema
+from tacit.models.data.rows import Rows, Schema
 from tacit.models.data.splits import split
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe
@@ -22,13 +23,19 @@ class PublicSample:
         schema: the dictionary that every client reads its own rows with.
         validation: rows for selection and early stopping; None without a share.
         test: rows for the end.
-        findings: what the connector found.
     """
 
     schema: Schema
     validation: Rows | None
     test: Rows
-    findings: Findings
+
+    def described(self) -> dict[str, Any]:
+        """Return how many rows and columns there are, and which classes."""
+        return {
+            "rows": len(self.test) + (len(self.validation) if self.validation is not None else 0),
+            "columns": len(self.schema.columns),
+            "classes": list(self.schema.classes),
+        }
 
 
 def open_public_sample(recipe: Recipe, environ: Mapping[str, str]) -> PublicSample:
@@ -61,6 +68,4 @@ def open_public_sample(recipe: Recipe, environ: Mapping[str, str]) -> PublicSamp
             where="evaluation.validation",
             right="more rows, or another share",
         )
-    return PublicSample(
-        opened.schema, rows.take(validation) if len(validation) else None, rows.take(test), opened.findings
-    )
+    return PublicSample(opened.schema, rows.take(validation) if len(validation) else None, rows.take(test))

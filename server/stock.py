@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tacit.models.errors import InputError
 from tacit.models.plan import decode_plan
 from tacit.models.recipe import Recipe, read_recipe
+from tacit.models.tasks import task_named
 from tacit.models.training import resolve_device
 from tacit.privacy.randomness import SystemRandomness
 from tacit.server.environment import environment
@@ -29,11 +30,10 @@ from tacit.server.evaluation import CentralEvaluator
 from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry
-from tacit.server.run import RoundReport, Run, RunFailed
+from tacit.server.run import RoundReport, Run, RunFailed, check_names
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import open_store
-from tacit.server.summary import data_found
 from tacit.server.transport import Transport
 
 NOTHING_IS_MASKED = (
@@ -82,12 +82,15 @@ def train(transport: Transport, run_config: Mapping[str, Any]) -> None:
     settings = _settings(run_config)
     recipe = read_recipe(settings.recipe, bundled=_BUNDLED)
     refuse_promises(recipe)
+    check_names(recipe)
+    device = str(resolve_device(recipe.training.device))
     _LOG.warning("%s", NOTHING_IS_MASKED)
     sample = open_public_sample(recipe, os.environ)
     with open_store(settings.db) as store:
         directory = RunDirectory(Path(settings.out) if settings.out else new_directory(recipe))
         kept = KeptRun(store, Registry(store, Path(settings.models)), directory, recipe)
         plan, initial = kept.starting_point(sample.schema)
+        selection, _ = task_named(recipe.task.kind).selection_metric
         run = Run(
             name=kept.name,
             plan=plan,
@@ -96,9 +99,9 @@ def train(transport: Transport, run_config: Mapping[str, Any]) -> None:
             cohorts=DrawnCohorts(kept.name, recipe.training, SystemRandomness()),
             validate=CentralEvaluator(sample.validation) if sample.validation is not None else None,
             initial=initial,
-            on_round=_log_round,
+            on_round=lambda report: _log_round(report, ("train_loss", f"validation_{selection}")),
         )
-        kept.begin(environment(str(resolve_device(recipe.training.device)), torch.get_num_threads()), {})
+        kept.begin(environment(device, torch.get_num_threads()), {})
         with kept.running():
             clients = wait_for_clients(transport, settings.min_clients, settings.wait_seconds)
             started = time.perf_counter()
@@ -113,7 +116,7 @@ def train(transport: Transport, run_config: Mapping[str, Any]) -> None:
                     "Rows that the clients brought and kept. Columns and classes come from the public sample that the"
                     " run's recipe names.",
                     per_client={},
-                    found={"mode": "stock-flower", "public_sample": data_found(sample.findings)},
+                    found={"mode": "stock-flower", "public_sample": sample.described()},
                 )
             )
             kept.finish(summary)
@@ -154,7 +157,9 @@ def refuse_promises(recipe: Recipe) -> None:
     """
     if recipe.secure_aggregation.enabled:
         raise InputError(
-            "stock Flower cannot keep the secrets of a mask", where="secure_aggregation.enabled", right="false"
+            "stock Flower cannot keep the secrets of a mask",
+            where="secure_aggregation.enabled",
+            right="false, if the coordinator may see every single update",
         )
     if recipe.privacy.unit != "none":
         raise InputError("stock Flower keeps no ledger of what was spent", where="privacy.unit", right='"none"')
@@ -172,11 +177,12 @@ def _settings(run_config: Mapping[str, Any]) -> StockSettings:
         raise InputError(f"{key} is not usable", where="--run-config", right=text[:1].lower() + text[1:]) from None
 
 
-def _log_round(report: RoundReport) -> None:
+def _log_round(report: RoundReport, shown: tuple[str, ...]) -> None:
     what = "preparation" if report.number == 0 else f"round {report.number}"
-    asked = len(report.participants)
     if report.committed:
-        _LOG.info("%-11s %d of %d clients reported  %s", what, report.reported, asked, _listed(report.metrics))
+        measured = {name: report.metrics[name] for name in shown if name in report.metrics}
+        counts = f"{report.reported} of {len(report.participants)} clients reported"
+        _LOG.info("%-11s %s", what, "  ".join(filter(None, (counts, _listed(measured)))))
     else:
         _LOG.warning("%-11s attempt %d failed: %s", what, report.attempt, report.reason)
     for one in report.participants:

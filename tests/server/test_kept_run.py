@@ -1,0 +1,84 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tacit.models.errors import InputError
+from tacit.models.recipe import parse_recipe
+from tacit.server.kept_run import KeptRun, new_directory
+from tacit.server.registry import Registry
+from tacit.server.run import RunFailed
+from tacit.server.run_directory import RunDirectory
+from tacit.server.store import open_store
+
+RECIPE = parse_recipe(
+    """
+    name = "kept"
+    task.kind = "tabular-classification"
+    data.source = "csv:rows.csv"
+    population.clients = 2
+    """
+)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[KeptRun]:
+    with open_store(str(tmp_path / "t.db")) as store:
+        yield KeptRun(store, Registry(store, tmp_path / "models"), RunDirectory(tmp_path / "run"), RECIPE)
+
+
+def test_a_begun_run_is_on_the_disk_and_in_the_store_and_its_secrets_are_its_owners(kept: KeptRun) -> None:
+    kept.begin({"cores": 2}, {".seed": b"secret"})
+    assert kept.store.get_run("run").environment == {"cores": 2}
+    assert (kept.directory.path / "recipe.toml").read_text() == RECIPE.to_toml()
+    assert (kept.directory.path / ".seed").read_bytes() == b"secret"
+    assert (kept.directory.path / ".seed").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_that_the_store_refuses_leaves_no_directory(kept: KeptRun) -> None:
+    kept.begin({}, {})
+    again = KeptRun(kept.store, kept.registry, RunDirectory(kept.directory.path.parent / "more" / "run"), RECIPE)
+    with pytest.raises(InputError):
+        again.begin({}, {".seed": b"secret"})
+    assert not again.directory.path.exists()
+
+
+def test_a_directory_that_is_there_already_is_left_as_it_is(kept: KeptRun) -> None:
+    kept.directory.path.mkdir()
+    (kept.directory.path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        kept.begin({}, {})
+    assert [path.name for path in kept.directory.path.iterdir()] == ["mine.txt"]
+    assert kept.store.list_runs() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (KeyboardInterrupt(), "interrupted", "stopped by hand"),
+        (SystemExit(0), "interrupted", "stopped by hand"),
+        (RunFailed("nobody came"), "failed", "nobody came"),
+        (InputError("is full", where="disk"), "failed", "disk: is full"),
+        (ValueError("age=93, diagnosis=rare"), "failed", "ValueError"),
+    ],
+)
+def test_a_run_that_an_exception_ends_is_never_left_as_running(
+    kept: KeptRun, error: BaseException, status: str, reason: str
+) -> None:
+    kept.begin({}, {})
+    with pytest.raises(type(error)), kept.running():
+        assert kept.store.get_run("run").status == "running"
+        raise error
+    record = kept.store.get_run("run")
+    assert (record.status, record.reason) == (status, reason)
+
+
+def test_two_runs_of_one_second_have_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = set()
+    for _ in range(3):
+        path = new_directory(RECIPE)
+        path.mkdir(parents=True)
+        paths.add(path)
+    assert len(paths) == 3
+    assert all(path.parent == Path("runs") and "-kept" in path.name for path in paths)
