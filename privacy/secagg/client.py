@@ -21,7 +21,6 @@ After Bonawitz et al. 2017 (ePrint 2017/281), figure 4 with the parts for active
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 
 import numpy as np
@@ -35,17 +34,19 @@ from tacit.privacy.randomness import Keystream, Randomness
 from tacit.privacy.secagg import masks
 from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import Residues, Values, encode, pack, reduce
-from tacit.privacy.secagg.messages import Delivery, MaskedInput, Roster, Shares, holders_transcript
+from tacit.privacy.secagg.messages import Delivery, MaskedInput, Reply, Roster, Shares, holders_transcript
 from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.policy import Journal, Policy
 from tacit.privacy.secagg.receipt import Receipt, check_receipt
 from tacit.privacy.secagg.roster import Membership
 from tacit.privacy.secagg.unmasking import (
     SURVIVORS_LABEL,
+    Signatures,
     Survivors,
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
+    count_signatures,
     survivors_body,
     survivors_digest,
 )
@@ -76,19 +77,6 @@ TRANSITIONS: Mapping[State, tuple[type[Message], State]] = {
 }
 # Once its input has left, a member may be told what became of it.
 RECEIPT_DUE = frozenset({State.MASKED, State.SIGNED, State.UNMASKED})
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What goes back to the coordinator.
-
-    Attributes:
-        message: the signed message.
-        vector: beside a `MaskedInput`, the packed vector y, shape `(dimension * B / 8,)`; else None.
-    """
-
-    message: bytes
-    vector: NDArray[np.uint8] | None = None
 
 
 class ClientRound:
@@ -251,7 +239,7 @@ class ClientRound:
             raise RemoteProtocolError("bad-receipt", "it names a survivor that was no member") from None
         if self._survivors and survivors != self._survivors:
             raise RemoteProtocolError("bad-receipt", "it names other survivors than those that were signed")
-        self._check_survivor_signatures(survivors, receipt.signatures, "bad-receipt")
+        self._check_signatures(survivors, receipt.signatures, "bad-receipt")
         self.abandon()
         self._replies.clear()
         self.state = State.CLOSED
@@ -359,25 +347,17 @@ class ClientRound:
         """Round 4: seeing that enough neighbours signed the same set, release one share of each dealer for that set."""
         if request.holders_transcript != self._transcript:
             raise RemoteProtocolError("other-holders", "the signatures are about another set of share holders")
-        self._check_survivor_signatures(self._survivors, request.signatures, "too-few-signatures")
+        self._check_signatures(self._survivors, request.signatures, "too-few-signatures")
         released = self._open_vault().release(self._survivors)
         self._vault = None
         return Reply(UnmaskShares(self._transcript, self._me, released).signed(self._identity).encode())
 
-    def _check_survivor_signatures(
-        self, survivors: tuple[int, ...], signatures: tuple[tuple[int, bytes], ...], reason: str
-    ) -> None:
+    def _check_signatures(self, survivors: tuple[int, ...], signatures: Signatures, reason: str) -> None:
         """Refuse fewer than t good signatures of this set by distinct neighbours in it."""
-        membership = self._members()
-        signers = set(membership.neighbours(self._me, survivors))
-        body = survivors_body(self._transcript, survivors)
-        good = 0
-        for signer, signature in signatures:
-            if signer in signers and self._verify(membership.identity_key(signer), SURVIVORS_LABEL, body, signature):
-                good += 1
-                if good >= membership.threshold:
-                    return
-        raise RemoteProtocolError(reason, f"{good} neighbours signed this set, {membership.threshold} must")
+        members = self._members()
+        good = count_signatures(members, self._me, self._transcript, survivors, signatures, self._verify)
+        if good < members.threshold:
+            raise RemoteProtocolError(reason, f"{good} neighbours signed this set, {members.threshold} must")
 
     def _check_members(self, members: tuple[int, ...], within: tuple[int, ...], what: str) -> None:
         """Refuse a set that is not within the one before, misses us, counts too few, or leaves too few neighbours."""

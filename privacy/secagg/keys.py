@@ -11,6 +11,7 @@ as 32 bytes, little-endian, and only their canonical form is accepted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -94,7 +95,12 @@ def check_point(public_key: bytes) -> None:
         element_of(public_key)
     except ValueError:
         raise RemoteProtocolError("malformed", "a public key is not in canonical form") from None
-    agreement(bytes(KEY_BYTES))(public_key)  # whatever the private key, a point of low order ends in zero
+    _probe()(public_key)  # whatever the private key, a point of low order ends in zero
+
+
+@lru_cache(maxsize=1)
+def _probe() -> Callable[[bytes], bytes]:
+    return agreement(bytes(KEY_BYTES))
 
 
 def masking_key(seed: int, offer_digest: bytes) -> bytes:

@@ -26,6 +26,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tacit.privacy.codec import (
     DIGEST_BYTES,
     SIGNATURE_BYTES,
@@ -323,3 +326,16 @@ class Accusation(SignedMessage):
             evidence=source.blob(3 * POINT_BYTES),
             signature=source.signature(),
         )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back to the coordinator.
+
+    Attributes:
+        message: the signed message.
+        vector: beside a `MaskedInput`, the packed vector y, shape `(dimension * B / 8,)`; else None.
+    """
+
+    message: bytes
+    vector: NDArray[np.uint8] | None = None

@@ -21,12 +21,14 @@ from tacit.privacy.secagg.layout import Infeasible
 from tacit.privacy.secagg.messages import (
     Accusation,
     Advertise,
+    Delivery,
     MaskedInput,
+    Parcel,
     Roster,
     Shares,
     holders_transcript,
 )
-from tacit.privacy.secagg.progress import Progress
+from tacit.privacy.secagg.progress import Phase, Progress
 from tacit.privacy.secagg.receipt import Receipt
 from tacit.privacy.secagg.recovery import Recovery, Unrecoverable
 from tacit.privacy.secagg.roster import Membership
@@ -35,6 +37,26 @@ from tacit.privacy.secagg.unmasking import SURVIVORS_LABEL, SurvivorSignature, U
 
 class Abort(Exception):
     """The attempt cannot go on; the text is the reason."""
+
+
+def audience(state: Progress, members: Membership | None) -> frozenset[str]:
+    """Return who is asked in this phase; `members` is None as long as the roster is not fixed."""
+    if state.phase is Phase.ADVERTISE:
+        return frozenset(state.clients)
+    if members is None:
+        return frozenset()
+    match state.phase:
+        case Phase.SHARE:
+            asked: Collection[int] = range(len(members))
+        case Phase.MASK:
+            asked = state.holders
+        case Phase.SIGN:
+            asked = state.survivors
+        case Phase.UNMASK:
+            asked = releasing(state, members)
+        case _:
+            asked = ()
+    return frozenset(members.names(asked)) - state.dropped.keys()
 
 
 def check_sender(members: Membership, member: int, claimed: int, transcript: bytes, said: bytes) -> None:
@@ -94,6 +116,16 @@ def close_share(state: Progress, members: Membership) -> None:
         holders = [member for member in holders if member not in alone]
     check_enough(state, holders)
     state.holders = tuple(holders)
+
+
+def delivery(state: Progress, members: Membership, holder: int) -> Delivery:
+    """Return what a holder's neighbours sealed for it, each parcel under its dealer's position."""
+    dealers = members.neighbours(holder, state.holders)
+    sealed = (state.shares[dealer].by_holder[holder] for dealer in dealers)
+    parcels = tuple(
+        Parcel(dealer, parcel.ciphertext, parcel.signature) for dealer, parcel in zip(dealers, sealed, strict=True)
+    )
+    return Delivery(members.transcript, state.holders, parcels)
 
 
 def accept_input(

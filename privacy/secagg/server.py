@@ -36,9 +36,7 @@ from tacit.privacy.secagg.blame import Charges, convicted
 from tacit.privacy.secagg.messages import (
     Accusation,
     Advertise,
-    Delivery,
     MaskedInput,
-    Parcel,
     Shares,
     holders_transcript,
 )
@@ -100,7 +98,7 @@ class ServerRound:
         self._membership: Membership | None = None
         self._roster = b""
         self._clients = frozenset(clients)
-        self._audience = self._convene()
+        self._audience = phases.audience(self._state, self._membership)
         self._aggregate: Aggregate | None = None
 
     @classmethod
@@ -129,7 +127,7 @@ class ServerRound:
                 server._fix_roster()
             except phases.Abort:  # it was aborted for want of members
                 pass
-        server._audience = server._convene()
+        server._audience = phases.audience(state, server._membership)
         if state.phase is Phase.DONE:
             server._aggregate = Aggregate.of(state.offer, state.total, server.survivors)
         return server
@@ -213,7 +211,7 @@ class ServerRound:
             case Phase.SHARE:
                 return self._roster
             case Phase.MASK:
-                return Delivery(members.transcript, self._state.holders, self._parcels_for(member)).encode()
+                return phases.delivery(self._state, members, member).encode()
             case Phase.SIGN:
                 return Survivors(self._transcript(), self._state.survivors).encode()
             case _:
@@ -278,7 +276,7 @@ class ServerRound:
             self.abort(str(reason))
         else:
             state.phase = Phase(self.phase.value + 1)
-        self._audience = self._convene()
+        self._audience = phases.audience(self._state, self._membership)
         return self.phase
 
     def abort(self, reason: str) -> None:
@@ -358,24 +356,6 @@ class ServerRound:
             elif self.phase is Phase.UNMASK:
                 state.released.pop(member, None)
 
-    def _convene(self) -> frozenset[str]:
-        """Return who is asked in this phase."""
-        state = self._state
-        match self.phase:
-            case Phase.ADVERTISE:
-                return frozenset(state.clients)
-            case Phase.SHARE:
-                asked: Collection[int] = range(len(self._members()))
-            case Phase.MASK:
-                asked = state.holders
-            case Phase.SIGN:
-                asked = state.survivors
-            case Phase.UNMASK:
-                asked = phases.releasing(state, self._members())
-            case _:
-                return frozenset()
-        return frozenset(self._members().names(asked)) - state.dropped.keys()
-
     def _has_answered(self, client: str) -> bool:
         state = self._state
         match self.phase:
@@ -389,14 +369,6 @@ class ServerRound:
                 return self._members().positions[client] in state.signatures
             case _:
                 return self._members().positions[client] in state.released
-
-    def _parcels_for(self, holder: int) -> tuple[Parcel, ...]:
-        """Return what the holder's neighbours sealed for it, each under its dealer's position."""
-        parcels = []
-        for dealer in self._members().neighbours(holder, self._state.holders):
-            parcel = self._state.shares[dealer].by_holder[holder]
-            parcels.append(Parcel(dealer, parcel.ciphertext, parcel.signature))
-        return tuple(parcels)
 
     def _fix_roster(self) -> None:
         self._membership, roster = phases.close_advertise(self._state)

@@ -6,11 +6,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tacit.privacy.codec import SIGNATURE_BYTES, Message, Reader, SignedMessage, Writer, sha256
+from tacit.privacy.codec import SIGNATURE_BYTES, Message, Reader, SignedMessage, Verify, Writer, sha256
 from tacit.privacy.randomness import KEY_BYTES
 from tacit.privacy.secagg.keys import LABEL, element_bytes, element_of, label_bytes
 from tacit.privacy.secagg.messages import check_members
 from tacit.privacy.secagg.offer import MAX_MEMBERS
+from tacit.privacy.secagg.roster import Membership
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,21 @@ def read_signatures(source: Reader) -> Signatures:
     )
     check_members([member for member, _ in signatures])
     return signatures
+
+
+def count_signatures(
+    membership: Membership, me: int, transcript: bytes, survivors: Sequence[int], signatures: Signatures, verify: Verify
+) -> int:
+    """Return how many of a member's neighbours in U3 signed this very U3, counting no further than t."""
+    signers = set(membership.neighbours(me, survivors))
+    body = survivors_body(transcript, survivors)
+    good = 0
+    for signer, signature in signatures:
+        if good == membership.threshold:
+            break
+        if signer in signers and verify(membership.identity_key(signer), SURVIVORS_LABEL, body, signature):
+            good += 1
+    return good
 
 
 @dataclass(frozen=True)

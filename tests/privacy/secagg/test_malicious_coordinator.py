@@ -10,7 +10,7 @@ from tacit.privacy.codec import NO_DIGEST
 from tacit.privacy.errors import BudgetExceeded, LocalProtocolError, PrivacyError, RemoteProtocolError
 from tacit.privacy.identity import Identity, Pins
 from tacit.privacy.randomness import SeededRandomness
-from tacit.privacy.secagg import disputes, keys, shamir
+from tacit.privacy.secagg import disputes, keys, phases, shamir
 from tacit.privacy.secagg.blame import convicted, judge
 from tacit.privacy.secagg.client import State
 from tacit.privacy.secagg.graph import regular_parameters
@@ -320,8 +320,7 @@ def _copy_at_mask(here, at):
     client.receive(here.server.offer.encode())
     client.receive(here.server._roster)
     client.contribute(here.values(name), ledger_head=name.encode().ljust(32), ledger_counter=3)
-    delivery = Delivery(here.server._members().transcript, here.server._state.holders, here.server._parcels_for(at))
-    client.receive(delivery.encode())
+    client.receive(phases.delivery(here.server._state, here.server._members(), at).encode())
     return client
 
 
