@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from tacit.models.recipe import Recipe
-from tacit.server.run import RoundReport
-from tacit.simulations.federation import Federation
+if TYPE_CHECKING:
+    from tacit.models.recipe import Recipe
+    from tacit.server.run import RoundReport
+    from tacit.simulations.federation import Federation
 
 
 class Progress:

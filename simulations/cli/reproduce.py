@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tacit.models.errors import InputError
-from tacit.models.recipe import parse_recipe
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.cli.output import Format, format_option, print_json, print_table
 from tacit.server.registry import Registry
-from tacit.server.run import RunFailed
-from tacit.server.sampling import RecordedCohorts
 from tacit.server.store import RunRecord, open_store
 from tacit.simulations.cli.progress import Progress
 from tacit.simulations.cli.runs import runs
-from tacit.simulations.simulation import Simulation, simulate
+
+if TYPE_CHECKING:
+    from tacit.simulations.simulation import Simulation
 
 WEIGHTS = "model.safetensors"
 
@@ -38,6 +38,12 @@ def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format)
         record = store.get_run(run)
         if record.status != "finished" or record.summary is None:
             raise InputError(f"is {record.status}", where=f"run {run}", right="only a finished run can be repeated")
+        # Imported here: `tacit runs list` needs none of it.
+        from tacit.models.recipe import parse_recipe
+        from tacit.server.run import RunFailed
+        from tacit.server.sampling import RecordedCohorts
+        from tacit.simulations.simulation import simulate
+
         recipe = parse_recipe(record.recipe_toml, where=f"run {run}")
         asked = {
             (attempt.number, attempt.attempt): tuple(member.client for member in attempt.participation)

@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from tacit.models.errors import InputError
-from tacit.models.recipe import Recipe
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.cli.output import Format, format_option, print_json
-from tacit.server.run import RunFailed
 from tacit.simulations.cli.progress import Progress
-from tacit.simulations.simulation import Federation, Simulation
-from tacit.simulations.simulation import simulate as run_simulation
+
+if TYPE_CHECKING:
+    from tacit.models.recipe import Recipe
+    from tacit.simulations.federation import Federation
+    from tacit.simulations.simulation import Simulation
 
 
 @click.command()
@@ -50,6 +52,10 @@ def simulate(
     """
     if workers > 1:
         raise InputError("this version trains one client at a time", where=f"--workers {workers}", right="leave it out")
+    # Imported here: PyTorch and Flower take seconds that --help and a wrong option need not wait for.
+    from tacit.server.run import RunFailed
+    from tacit.simulations.simulation import simulate as run_simulation
+
     progress = Progress(quiet=output == "json")
     directory: list[Path] = []
 
