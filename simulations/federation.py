@@ -63,6 +63,10 @@ def build_federation(recipe: Recipe) -> Federation:
     validation_rows = source.train.take(rows[validation]) if len(validation) else None
     rows = rows[rest]
     divided = partition(source, rows, recipe.population, rng)
+    cohort, found = recipe.training.cohort, len(divided.names)
+    if cohort is not None and cohort > found:
+        # Only the data say how many clients there are when it comes divided by file or by column.
+        raise InputError(f"is {cohort}, the data has {found} clients", where="training.cohort", right="ask for fewer")
     if recipe.data.test == "per-client":
         kept, held = _held_out(divided, recipe.data.test_share, rng)
         divided, test_rows, test_parts = kept, source.train, held
