@@ -272,6 +272,7 @@ def test_the_module_keeps_its_keys_and_no_hook_stays_behind(mode: Mode) -> None:
     for parameter in module.parameters():
         assert not {"grad_sample", "summed_grad", "_norm_sample", "_forward_counter"} & set(vars(parameter))
         assert parameter.grad is None
+        assert parameter.is_contiguous()
 
 
 @pytest.mark.parametrize("mode", MODES)
