@@ -18,6 +18,8 @@ from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, RECEIPT_ACTION
 
 _LOG = logging.getLogger(__name__)
 
+DTYPES = frozenset({"float32", "float64", "uint8", "int32"})  # of the vectors that a coordinator sends
+
 
 def answer(message: Message, context: Context, agent_of: Callable[[Context], Agent]) -> Message:
     """Carry one message to the agent of a context and return its answer."""
@@ -73,6 +75,8 @@ def _pack(vector: np.ndarray) -> Array:
 
 
 def _unpack(array: Array) -> np.ndarray:
+    if array.dtype not in DTYPES:  # numpy reads far more into a type's name, some of it as an expression
+        raise ValueError("unknown type")
     return np.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
 
 
