@@ -4,6 +4,7 @@ import csv
 import ipaddress
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -197,6 +198,9 @@ def test_the_two_apps_train_a_model_under_stock_flower(processes: Processes, tmp
     known = {name: set(write_rows(tmp_path / f"{name}.csv", rows).tolist()) for name, rows in own.items()}
     assert known == {"a": {0, 1}, "b": {1, 2}}
     (tmp_path / "wine.toml").write_text(RECIPE)
+    (tmp_path / "app").mkdir()
+    for part in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / part, tmp_path / "app")
     link, *nodes = free_ports(3)
     (tmp_path / "flower").mkdir()
     (tmp_path / "flower" / "config.toml").write_text(
@@ -219,7 +223,9 @@ def test_the_two_apps_train_a_model_under_stock_flower(processes: Processes, tmp
             *("--node-config", f'data="csv:{tmp_path / name}.csv" name="{name}"'),
         )
     settings = f'recipe="{tmp_path}/wine.toml" db="{tmp_path}/t.db" models="{tmp_path}/models" out="{tmp_path}/run"'
-    processes.start("run", "flwr", "run", str(ROOT), "--stream", "--run-config", f"{settings} min_clients=2")
+    processes.start(
+        "run", "flwr", "run", str(tmp_path / "app"), "--stream", "--run-config", f"{settings} min_clients=2"
+    )
     code = processes.wait("run", until)
 
     log = processes.log("run")

@@ -14,7 +14,7 @@ from tacit.client.agent import Workbench
 from tacit.client.app import Agent
 from tacit.client.holdings import SourceHoldings
 from tacit.models.errors import InputError
-from tacit.models.recipe import PrivacySection, SecureAggregationSection, load_recipe
+from tacit.models.recipe import PrivacySection, SecureAggregationSection, load_recipe, parse_recipe
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry
 from tacit.server.rounds import Request
@@ -278,6 +278,14 @@ def test_without_a_validation_share_all_public_rows_are_for_the_end(directory: P
     sample = open_public_sample(load_recipe(path), {})
     assert sample.validation is None
     assert len(sample.test) == 60
+
+
+def test_the_recipe_and_the_settings_of_the_guide_are_those_that_work() -> None:
+    guide = (ROOT / "docs" / "guides" / "stock-flower.md").read_text()
+    recipe = guide.partition('```toml\nname = "wine"')[2].partition("```")[0]
+    refuse_promises(parse_recipe(f'name = "wine"{recipe}'))
+    table = guide.partition("| setting |")[2].partition("\n\n")[0]
+    assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(StockSettings.model_fields)
 
 
 def test_flower_may_change_exactly_the_settings_that_exist() -> None:
