@@ -89,8 +89,9 @@ class Loopback:
         policy: Policy | None = None,
         journal: Journal | None = None,
         threads: int = 1,
+        verify: Verify | None = None,
     ) -> ClientRound:
-        """Return a member that waits for an offer."""
+        """Return a member that waits for an offer; what is not given is taken from the federation."""
         return ClientRound(
             self.members[name],
             self.certificates[name],
@@ -100,7 +101,7 @@ class Loopback:
             model_digest=model_digest,
             now=0,
             threads=threads,
-            verify=self.verify,
+            verify=verify or self.verify,
         )
 
     def server(self, offer: Offer, *, threads: int = 1) -> ServerRound:

@@ -83,21 +83,24 @@ class Vault:
     ) -> Accusation | None:
         """Keep the shares of one dealer, or return what the dealer is accused of, unsigned.
 
-        A bad signature needs no evidence: the dealer signed the whole message that the parcel came in as well, and the
-        coordinator has that. A ciphertext that does not open is shown with the pair's secret (see `disputes`).
+        What opens is the dealer's: nobody else but the holder has the key, which both derive from round keys that the
+        roster vouches for. The parcel's signature says no more, so it is looked at only where one is needed to find out
+        who is at fault. A bad one needs no evidence: the dealer signed the whole message that the parcel came in as
+        well, and the coordinator has that. A ciphertext that does not open is shown with the pair's secret (see
+        `disputes`).
 
         Raises:
             RemoteProtocolError: `bad-point`: the dealer's key is on no curve, and neither are its shares.
         """
         dealer, transcript = parcel.member, membership.transcript
-        body = parcel_body(transcript, dealer, me, parcel.ciphertext)
-        if not verify(membership.identity_key(dealer), PARCEL_LABEL, body, parcel.signature):
-            return Accusation(transcript, me, dealer, BAD_SIGNATURE, b"")
         key = keys.share_key(self._encryption_pairs[dealer], transcript, dealer, me)
         binding = keys.share_binding(transcript, dealer, me, membership.threshold)
         try:
             self._held[dealer] = keys.open_shares(key, binding, parcel.ciphertext)
         except RemoteProtocolError:
+            body = parcel_body(transcript, dealer, me, parcel.ciphertext)
+            if not verify(membership.identity_key(dealer), PARCEL_LABEL, body, parcel.signature):
+                return Accusation(transcript, me, dealer, BAD_SIGNATURE, b"")
             dealer_key = membership.adverts[dealer].encryption_key
             evidence = disputes.reveal(bytes(self._encryption_key), dealer_key, body, dispute)
             return Accusation(transcript, me, dealer, BAD_CIPHERTEXT, evidence)
