@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tacit.client.masked import MaskedMember, Membership, Values
-from tacit.models.contributions import METRICS, STATISTICS, UPDATE, WEIGHT, training_values
+from tacit.client.masked import Draws, Integers, MaskedMember, Membership, Values
+from tacit.models.contributions import STATISTICS, preparation_layout, training_layout, training_values
 from tacit.models.data.rows import Rows
 from tacit.models.errors import InputError
 from tacit.models.features import Features
 from tacit.models.messages import ACTIONS, PLAIN_ACTIONS, Instruction, Reply, float32_vector
+from tacit.models.noise import MECHANISM, NoisePlan, noise_plan
 from tacit.models.plan import Plan, decode_plan
-from tacit.models.preparation import preparation_sums
+from tacit.models.preparation import preparation_size, preparation_sums
 from tacit.models.tasks import Task
 from tacit.models.training import (
     LocalResult,
@@ -29,8 +30,9 @@ from tacit.models.training import (
     train_locally,
 )
 from tacit.models.vector import Layout, layout_of, write_vector
-from tacit.privacy.errors import LocalProtocolError, PrivacyError
+from tacit.privacy.errors import PrivacyError, RemoteProtocolError
 from tacit.privacy.secagg.layout import Layout as MaskedLayout
+from tacit.privacy.secagg.offer import Offer
 
 
 class Holdings(Protocol):
@@ -129,9 +131,9 @@ class Agent:
         held = _tensors(rows, _features(plan), task, device)
         return evaluate(model, held.inputs, held.targets, task, plan.schema), len(rows)
 
-    def _contribute(self, instruction: Instruction, layout: MaskedLayout) -> Values:
-        self._state, values = masked_values(self._state, instruction, layout, self._holdings, self._bench)
-        return values
+    def _contribute(self, instruction: Instruction, offer: Offer, draws: Draws) -> Values | Integers:
+        self._state, given = masked_contribution(self._state, instruction, offer, draws, self._holdings, self._bench)
+        return given
 
 
 class Workbench:
@@ -198,24 +200,49 @@ def excuse(error: Exception, action: str) -> Reply:
     return Reply("failed", f"{type(error).__name__} in the step {action}")
 
 
-def masked_values(
-    state: AgentState, instruction: Instruction, layout: MaskedLayout, holdings: Holdings, bench: Workbench
-) -> tuple[AgentState, Values]:
-    """Compute what a masked round asks for: the values of every block of its layout.
+def masked_contribution(
+    state: AgentState, instruction: Instruction, offer: Offer, draws: Draws, holdings: Holdings, bench: Workbench
+) -> tuple[AgentState, Values | Integers]:
+    """Compute what a masked round asks for, with noise if the plan promises any.
+
+    Args:
+        state: the agent's.
+        instruction: what offered the round.
+        offer: the accepted offer.
+        draws: secret words of this member in this attempt, for rounding and noise.
+        holdings: the agent's rows.
+        bench: where the network is built.
 
     Raises:
-        LocalProtocolError: the layout is none that this plan has.
+        RemoteProtocolError: the offer is not what the plan says, such as one with less noise.
     """
     plan = decode_plan(instruction.plan)
-    names = {block.name for block in layout.blocks}
-    if plan.features is None and names == {STATISTICS}:
+    if plan.features is None:
+        _check_offer(offer, preparation_layout(preparation_size(plan.schema)))
         return state, {STATISTICS: preparation_sums(_rows(holdings, plan), plan.schema)}
-    if plan.features is None or names != {UPDATE, WEIGHT, METRICS}:
-        raise LocalProtocolError("the layout is none that this plan has")
+    _, layout, _, _ = bench.network(instruction.plan, plan)
+    if plan.recipe.privacy.unit == "client":
+        noise = noise_plan(plan.recipe, layout.size, offer.cohort)
+        _check_offer(offer, noise.layout, noise)
+        state, result = train(state, instruction, plan, holdings, bench)
+        update = result.delta.cpu().numpy()
+        return state, noise.integers(update, offer.rotation_seed, draws("grid-rounding"), draws("noise"))
+    _check_offer(offer, training_layout(layout.size, offer.cohort))
     by_examples = plan.recipe.strategy.weighting in ("auto", "examples")
     state, result = train(state, instruction, plan, holdings, bench)
     update = result.delta.cpu().numpy()
     return state, training_values(update, result.loss, result.examples, plan.mean_examples, by_examples)
+
+
+def _check_offer(offer: Offer, layout: MaskedLayout, noise: NoisePlan | None = None) -> None:
+    """Refuse an offer whose vector or noise is not what the plan that came with it says."""
+    if offer.layout != layout:
+        raise RemoteProtocolError("other-layout", "the vector is not the one that the plan has")
+    promised = (MECHANISM, noise.share_variance, noise.parameters) if noise else ("none", 0.0, ())
+    if (offer.mechanism, offer.noise_variance, offer.mechanism_parameters) != promised:
+        raise RemoteProtocolError("other-noise", "the noise is not what the plan promises")
+    if noise and (offer.min_survivors, offer.colluders) != (noise.min_survivors, noise.colluders):
+        raise RemoteProtocolError("other-noise", "fewer shares of noise would count than the plan promises")
 
 
 def training_seed(recipe_seed: int, client: str, round_number: int, attempt: int) -> int:

@@ -14,17 +14,19 @@ from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
 from tacit.privacy.errors import PrivacyError, RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
-from tacit.privacy.randomness import Randomness
+from tacit.privacy.randomness import Keystream, Randomness
 from tacit.privacy.secagg.client import ClientRound, State
 from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import encode
-from tacit.privacy.secagg.layout import Layout
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.policy import Journal, Policy
 
 Values = Mapping[str, NDArray[np.floating]]
-Contribute = Callable[[Instruction, Layout], Values]
-"""What the agent computes for a round: the instruction that offered it and the layout, to the values by block."""
+Integers = NDArray[np.int64]
+Draws = Callable[[str], Keystream]
+"""A member's own secret words in one attempt, for a purpose; each purpose is asked for once."""
+Contribute = Callable[[Instruction, Offer, Draws], Values | Integers]
+"""What the agent computes for a round: values by block, or integers that a privacy mechanism has rounded and noised."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,8 +96,11 @@ class MaskedMember:
         if attempt is None or attempt.key != key:
             raise RemoteProtocolError("unknown-attempt", "no offer of this attempt was accepted here")
         if instruction.action == "mask" and attempt.machine.state is State.SHARED:
-            values = self.contribute(attempt.offered, attempt.machine.offer.layout)
-            attempt.machine.contribute(values, ledger_head=NO_DIGEST, ledger_counter=0)
+            given = self.contribute(attempt.offered, attempt.machine.offer, self._draws(attempt.machine.offer))
+            if isinstance(given, np.ndarray):
+                attempt.machine.contribute_integers(given, ledger_head=NO_DIGEST, ledger_counter=0)
+            else:
+                attempt.machine.contribute(given, ledger_head=NO_DIGEST, ledger_counter=0)
         reply = attempt.machine.receive(instruction.message)
         if instruction.action == "mask":
             self._owed[key] = attempt.machine
@@ -131,9 +136,17 @@ class MaskedMember:
             raise RemoteProtocolError("not-masked", "a round without masks is a simulation, never answered")
         if offer.model_digest != vector_digest(instruction.arrays.get("vector")):
             raise RemoteProtocolError("other-model", "the offer is about another global vector than the one received")
-        values = self.contribute(instruction, offer.layout)
+        given = self.contribute(instruction, offer, self._draws(offer))
+        if isinstance(given, np.ndarray):
+            return Reply(arrays={"integers": given.astype(np.int32)})
         rounding = input_rounding(self.membership.randomness, offer, self.membership.certificate.client)
-        return Reply(arrays={"integers": encode(offer.layout, values, offer.rotation_seed, rounding)})
+        return Reply(arrays={"integers": encode(offer.layout, given, offer.rotation_seed, rounding)})
+
+    def _draws(self, offer: Offer) -> Draws:
+        member = self.membership
+        return lambda purpose: Keystream(
+            member.randomness.key("secagg", *offer.attempt_key, member.certificate.client, purpose)
+        )
 
     def _check_receipt(self, data: bytes) -> None:
         """Find the attempt that a receipt is about, and let its machine check it; a bad one raises."""

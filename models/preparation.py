@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 from tacit.models.data.rows import Rows, Schema
 from tacit.models.errors import InputError
-from tacit.models.features import fit, statistics, statistics_size
+from tacit.models.features import Features, Standardise, fit, statistics, statistics_size
 from tacit.models.plan import Plan
 from tacit.models.statistics import row_count
 from tacit.models.zoo.architecture import Architecture
 
 _TARGET_SUMS = 3
+# Of pixels in [0, 1]: public constants for where even exact sums over everybody would be a release.
+PIXEL_MEAN = 0.5
+PIXEL_SCALE = 0.5
 
 
 def preparation_size(schema: Schema) -> int:
@@ -60,26 +63,49 @@ def prepared_plan(plan: Plan, total: NDArray[np.float64], clients: int, outputs:
     Raises:
         InputError: the total cannot be one of statistics.
     """
-    schema, model = plan.schema, plan.recipe.model
+    schema = plan.schema
     size = statistics_size(schema)
     features = fit(schema, total[:size], minimum_count=plan.recipe.data.minimum_count)
     mean, scale = 0.0, 1.0
     if not schema.classes:
         mean, scale = _target_moments(total, schema)
-    return replace(
+    prepared = replace(
         plan,
         features=features,
-        architecture=Architecture(
-            name="" if model.factory else model.name,
-            factory=model.factory,
-            input_shape=features.input_shape,
-            outputs=outputs,
-            options=model.options,
-        ),
         proximal_mu=proximal_mu,
         target_mean=mean,
         target_scale=scale,
         mean_examples=max(row_count(schema, total[:size]) / max(clients, 1), 1.0),
+    )
+    return _with_network(prepared, outputs)
+
+
+def has_public_features(schema: Schema) -> bool:
+    """Say whether the preprocessing can do without statistics of anybody's rows: that of images can."""
+    return [column.kind for column in schema.columns] == ["image"] and bool(schema.classes)
+
+
+def public_plan(plan: Plan, outputs: int, proximal_mu: float) -> Plan:
+    """Return the plan of images scaled by public constants: nothing is asked of anybody, so nothing is released."""
+    (column,) = plan.schema.columns
+    channels = column.shape[0]
+    features = Features(plan.schema, (Standardise((PIXEL_MEAN,) * channels, (PIXEL_SCALE,) * channels),))
+    return _with_network(replace(plan, features=features, proximal_mu=proximal_mu), outputs)
+
+
+def _with_network(plan: Plan, outputs: int) -> Plan:
+    if plan.features is None:
+        raise ValueError("a network needs features")
+    model = plan.recipe.model
+    return replace(
+        plan,
+        architecture=Architecture(
+            name="" if model.factory else model.name,
+            factory=model.factory,
+            input_shape=plan.features.input_shape,
+            outputs=outputs,
+            options=model.options,
+        ),
     )
 
 

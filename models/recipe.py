@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -113,7 +113,7 @@ class PrivacySection(Section):
     noise_multiplier: float | None = Field(default=None, gt=0)
     max_participations: int | None = Field(default=None, ge=1)
     delta: float | None = Field(default=None, gt=0, lt=1)
-    clip: float | Literal["adaptive"] | None = None
+    clip: Annotated[float, Field(gt=0)] | Literal["adaptive"] | None = None
     noise_cohort: int | None = Field(default=None, ge=0)
 
 
@@ -220,6 +220,7 @@ def recipe_from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Rec
         raise _readable(error, where) from None
     _check_together(recipe, where)
     _refuse_unbuilt(recipe, where)
+    _check_privacy(recipe, where)
     return recipe
 
 
@@ -305,18 +306,46 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
+def _check_privacy(recipe: Recipe, where: str) -> None:
+    """Refuse promises that contradict themselves."""
+    privacy = recipe.privacy
+    given = privacy.model_dump(exclude={"unit"}, exclude_none=True)
+    if privacy.unit == "none":
+        for key in given:
+            raise InputError(f"privacy.{key} means nothing without a unit", where=where, right="set privacy.unit")
+        return
+    if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
+        raise InputError(
+            "privacy needs either epsilon or noise_multiplier", where=where, right="give a target, or the noise"
+        )
+    if not recipe.secure_aggregation.enabled:
+        raise InputError(
+            "distributed noise protects only within a masked sum",
+            where=where,
+            right="set secure_aggregation.enabled = true",
+        )
+    if recipe.strategy.weighting == "examples":
+        raise InputError(
+            "strategy.weighting = 'examples' has no place under client-level privacy", where=where, right="uniform"
+        )
+
+
 def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
+    privacy, noised = recipe.privacy, recipe.privacy.unit != "none"
     unbuilt = {
-        "privacy.unit": recipe.privacy.unit != "none",
+        "privacy.unit = 'example'": privacy.unit == "example",
+        "privacy.noise other than 'distributed'": privacy.noise not in (None, "distributed"),
+        "privacy.clip = 'adaptive'": privacy.clip == "adaptive",
+        "privacy.noise_cohort": bool(privacy.noise_cohort),
+        "privacy.epsilon_against = 'outsiders'": privacy.epsilon_against == "outsiders",
+        "privacy with training.sampling = 'poisson'": noised and recipe.training.sampling == "poisson",
         "training.engine": recipe.training.engine == "vectorised",
         "strategy.weighting": recipe.strategy.weighting == "clipped",
     }
-    given = recipe.privacy.model_dump(exclude={"unit"}, exclude_none=True)
-    unbuilt |= {f"privacy.{key}": True for key in given}
     for key, asked in unbuilt.items():
         if asked:
             raise InputError(
                 f"{key} asks for a feature that this version does not have",
                 where=where,
-                right="leave the key out; nothing is ever silently ignored",
+                right="leave it out; nothing is ever silently ignored",
             )

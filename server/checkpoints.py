@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tacit.models.errors import InputError
+from tacit.models.noise import Spent
 from tacit.server.store.records import CheckpointRef
 
 _VECTOR = "vector"
@@ -34,6 +35,7 @@ class RunState:
         moments: the strategy's vectors by name.
         best_round, best_value: the round whose model is best on the validation share, and how good it is.
         stopped: why no further round is to run, or empty.
+        spent: the rounds whose noised inputs left, in order; empty without a privacy mechanism.
     """
 
     round: int
@@ -43,6 +45,7 @@ class RunState:
     best_round: int = 0
     best_value: float | None = None
     stopped: str = ""
+    spent: tuple[Spent, ...] = ()
 
 
 class Checkpoints:
@@ -71,6 +74,7 @@ class Checkpoints:
             "best_round": state.best_round,
             "best_value": state.best_value,
             "stopped": state.stopped,
+            "spent": [[one.cohort, one.survivors] for one in state.spent],
         }
         tensors = {_VECTOR: state.vector} | {_MOMENT + name: moment for name, moment in state.moments.items()}
         try:
@@ -128,6 +132,7 @@ def _read(path: Path) -> RunState:
             best_round=int(values["best_round"]),
             best_value=values["best_value"],
             stopped=str(values["stopped"]),
+            spent=tuple(Spent(int(cohort), int(survivors)) for cohort, survivors in values["spent"]),
         )
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"is no checkpoint ({type(error).__name__})", where=str(path)) from None

@@ -24,9 +24,10 @@ from tacit.server.registry import Registry
 from tacit.server.release import release, warm_start
 from tacit.server.run import RunFailed, check_network
 from tacit.server.run_directory import RunDirectory
+from tacit.server.statement import privacy_statement
 from tacit.server.store import Store
 from tacit.server.store.records import NewRun
-from tacit.server.summary import privacy_statement, summarise
+from tacit.server.summary import summarise
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class KeptRun:
             The values of `summary.json`, and one flat mapping for each attempt of a round.
         """
         attempts = self.store.rounds(self.name)
-        statement = privacy_statement(self.recipe)
+        statement = privacy_statement(self.recipe, ending.state)
         state, metrics = ending.state, ending.metrics
         version = release(
             state, metrics, statement, self.directory.path / "model", self.registry, self.name, data=ending.data

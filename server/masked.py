@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tacit.models.contributions import METRICS, STATISTICS, UPDATE, WEIGHT, preparation_layout, training_layout
 from tacit.models.data.rows import Schema
 from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, RECEIPT_ACTION, Instruction, Reply
+from tacit.models.noise import MECHANISM, NoisePlan
 from tacit.models.preparation import preparation_size
 from tacit.models.recipe import SecureAggregationSection
 from tacit.privacy import identity as identities
@@ -62,7 +63,14 @@ class Masking:
     last_receipt: bytes = NO_DIGEST
     at_fault: set[str] = field(default_factory=set)
 
-    def offer(self, at: Occasion, vector: NDArray[np.float32] | None, layout: Layout, cohort: int) -> Offer:
+    def offer(
+        self,
+        at: Occasion,
+        vector: NDArray[np.float32] | None,
+        layout: Layout,
+        cohort: int,
+        noise: NoisePlan | None = None,
+    ) -> Offer:
         """Return the unsigned offer of an attempt.
 
         Raises:
@@ -81,6 +89,9 @@ class Masking:
             min_cohort=settings.min_cohort,
             colluders=math.floor(settings.colluding * cohort),
             dropout=settings.dropout,
+            mechanism=MECHANISM if noise else "none",
+            mechanism_parameters=noise.parameters if noise else (),
+            noise_variance=noise.share_variance if noise else 0.0,
             graph=COMPLETE if cohort <= COMPLETE_GRAPH_MOST else REGULAR,
             last_receipt=self.last_receipt,
             mode=settings.mode,
@@ -242,14 +253,19 @@ class ElidedSum:
 
 
 def masked_sum(
-    at: Occasion, vector: NDArray[np.float32] | None, layout: Layout, clients: Sequence[str], masking: Masking
+    at: Occasion,
+    vector: NDArray[np.float32] | None,
+    layout: Layout,
+    clients: Sequence[str],
+    masking: Masking,
+    noise: NoisePlan | None = None,
 ) -> SecureSum:
     """Return the exchanges of an attempt, masked or elided as the recipe says.
 
     Raises:
         Infeasible: no threshold is both safe and reachable; nothing was offered.
     """
-    offer = masking.offer(at, vector, layout, len(clients))
+    offer = masking.offer(at, vector, layout, len(clients), noise)
     arrays: dict[str, NDArray[Any]] = {} if vector is None else {"vector": vector}
     if offer.mode == ELIDED:
         return ElidedSum(at, offer.signed(masking.identity), arrays)
@@ -292,6 +308,24 @@ class MaskedTraining(_Carried):
         if weight <= 0:
             raise ZeroDivisionError("the mean of contributions without weight does not exist")
         return TrainingResult((blocks[UPDATE] / weight).astype(np.float32), float(blocks[METRICS][0]) / weight)
+
+
+class NoisedTraining(_Carried):
+    """A training round whose sum comes noised: the clients' shares of noise are in it before anybody sees it.
+
+    The mean is over the public number of survivors; no weight, loss or dataset size is part of the vector.
+    """
+
+    def __init__(
+        self, at: Occasion, vector: NDArray[np.float32], clients: Sequence[str], masking: Masking, noise: NoisePlan
+    ) -> None:
+        """Offer the round to `clients`; see `masked_sum`."""
+        super().__init__(masked_sum(at, vector, noise.layout, clients, masking, noise))
+
+    def result(self) -> TrainingResult:
+        """Return the mean update; there is no loss."""
+        total = self.sum.aggregate
+        return TrainingResult((total.blocks[UPDATE] / len(total.survivors)).astype(np.float32), math.nan)
 
 
 class MaskedPreparation(_Carried):

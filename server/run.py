@@ -15,23 +15,26 @@ from numpy.typing import NDArray
 from tacit.models.contributions import preparation_layout
 from tacit.models.errors import InputError
 from tacit.models.messages import all_finite
+from tacit.models.noise import Spent, noise_plan
 from tacit.models.plan import Plan, decode_plan
-from tacit.models.preparation import prepared_plan
+from tacit.models.preparation import has_public_features, prepared_plan, public_plan
 from tacit.models.recipe import Recipe
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
 from tacit.models.zoo.architecture import Architecture
 from tacit.models.zoo.catalogue import check_options
 from tacit.models.zoo.factory import find_factory
+from tacit.privacy.calibration import with_spare
 from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, Training, TrainingResult
-from tacit.server.masked import MaskedPreparation, MaskedTraining, Masking, Receipts
+from tacit.server.masked import MaskedPreparation, MaskedTraining, Masking, NoisedTraining, Receipts
 from tacit.server.rounds import Exchanges, Participant, Round, RoundState
 from tacit.server.strategies import strategy_named
 from tacit.server.transport import Transport, drive
 
 ATTEMPTS = 3
+BUDGET_SPENT = "the privacy budget is spent"
 
 Evaluate = Callable[[Plan, NDArray[np.float32]], Mapping[str, float]]
 
@@ -155,6 +158,7 @@ class Run:
         self._task.check(self.plan.schema)
         if recipe.secure_aggregation.enabled != (self.masking is not None):
             raise ValueError("a run masks exactly if its recipe says so")
+        self._noised = recipe.privacy.unit == "client"
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
 
     def execute(self) -> RunState:
@@ -169,7 +173,9 @@ class Run:
             state = self._round(state)
         self._deliver_receipts(state)
         if state.best_round and state.best_round != state.round:
-            return self.recorder.state_of(state.best_round)
+            best = self.recorder.state_of(state.best_round)
+            # Every round was released to somebody, whichever of them gave the best model.
+            return replace(best, spent=state.spent, stopped=state.stopped)
         return state
 
     def _prepare(self) -> RunState:
@@ -177,6 +183,9 @@ class Run:
         if self.plan.features is not None:
             report = RoundReport(0, self.recorder.attempts(0), True, "the warm start's preparation", 0.0, ())
             return self._begin(replace(self.plan, proximal_mu=self._strategy.proximal_mu), report)
+        if self._noised and has_public_features(schema):
+            plan = public_plan(self.plan, self._task.outputs(schema), self._strategy.proximal_mu)
+            return self._begin(plan, RoundReport(0, self.recorder.attempts(0), True, "nothing to prepare", 0.0, ()))
         plan_bytes = self.plan.encode()
         clients = self._clients()
         first = self.recorder.attempts(0)
@@ -223,6 +232,8 @@ class Run:
         number = state.round + 1
         first = self.recorder.attempts(number)
         clients = self._clients()
+        if self._noised and len(state.spent) >= self._horizon():
+            return replace(state, stopped=BUDGET_SPENT)
         for attempt in range(first, first + ATTEMPTS):
             cohort, wanted = self.cohorts.draw(clients, number, attempt)
             at = Occasion(self.name, number, attempt, state.plan)
@@ -235,6 +246,7 @@ class Run:
                 self._keep(RoundReport(number, attempt, False, str(error), 0.0, ()), None)
                 continue
             report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted)
+            state = self._spend(state, exchanges, len(cohort), done)
             if done:
                 return self._apply(state, report, exchanges.result())
             retry = exchanges.may_retry
@@ -248,10 +260,27 @@ class Run:
 
     def _training(
         self, at: Occasion, vector: NDArray[np.float32], cohort: tuple[str, ...]
-    ) -> Training | MaskedTraining:
+    ) -> Training | MaskedTraining | NoisedTraining:
         if self.masking is None:
             return Training(at, vector, self._by_examples)
+        if self._noised:
+            noise = noise_plan(self.plan.recipe, vector.size, len(cohort))
+            return NoisedTraining(at, vector, cohort, self.masking, noise)
         return MaskedTraining(at, vector, cohort, self.masking)
+
+    def _horizon(self) -> int:
+        """Return how many participations the noise was calibrated for."""
+        return with_spare(self.plan.recipe.privacy.max_participations or self.plan.recipe.training.rounds)
+
+    def _spend(self, state: RunState, exchanges: Exchanges, cohort: int, done: bool) -> RunState:
+        """Count a round whose noised inputs left: at the survivors, or at the fewest allowed if none were summed."""
+        if not isinstance(exchanges, NoisedTraining):
+            return state
+        if not done and exchanges.may_retry is None:
+            return state
+        fewest = noise_plan(self.plan.recipe, state.vector.size, cohort).min_survivors
+        survivors = len(exchanges.survivors) if done else fewest
+        return replace(state, spent=(*state.spent, Spent(cohort, survivors)))
 
     def _check_cohorts(self) -> None:
         """Refuse thresholds that no full cohort could meet, before anything is offered."""
@@ -288,7 +317,7 @@ class Run:
         done = current.state is RoundState.COMPLETE
         seconds = self.clock() - started
         participants = current.participation()
-        if done and isinstance(exchanges, (MaskedTraining, MaskedPreparation)):
+        if done and isinstance(exchanges, MaskedTraining | NoisedTraining | MaskedPreparation):
             # Who is in the sum counts, also if it fell silent after its input was in.
             participants = tuple(
                 replace(member, outcome="reported", reason="") if member.client in exchanges.survivors else member
@@ -300,7 +329,8 @@ class Run:
         started = self.clock()
         metrics: dict[str, float] = {}
         if result is not None:
-            metrics["train_loss"] = result.mean_loss
+            if not math.isnan(result.mean_loss):
+                metrics["train_loss"] = result.mean_loss
             with np.errstate(over="ignore", invalid="ignore"):
                 self._strategy.step(state.vector, result.mean_update, state.moments)
             if not all(map(all_finite, (state.vector, *state.moments.values()))):

@@ -11,24 +11,6 @@ from tacit.server.checkpoints import RunState
 from tacit.server.store.records import ModelVersion, RoundRecord
 
 
-def privacy_statement(recipe: Recipe) -> dict[str, Any]:
-    """Return what was promised; without a mechanism that is nothing, and it says so."""
-    return {
-        "unit": recipe.privacy.unit,
-        "epsilon": None,
-        "epsilon_fellow_clients": None,
-        "epsilon_outsiders": None,
-        "delta": None,
-        "noise_multiplier": None,
-        "clip": None,
-        "accountant": None,
-        "hypothetical": False,
-        "secure_aggregation": {"enabled": recipe.secure_aggregation.enabled},
-        "sentence": "Nothing bounds what this model says about the data it was trained on, and the coordinator saw"
-        " every single update; only the rows themselves stayed where they were.",
-    }
-
-
 def summarise(
     run: str,
     recipe: Recipe,

@@ -315,17 +315,39 @@ def test_data_that_comes_divided_needs_no_number_of_clients(partition: str) -> N
     assert parse_recipe(text).population.clients is None
 
 
-UNBUILT = [
-    'unit="client"', 'unit="example"', 'noise="distributed"', 'noise="central"', "epsilon=8.0",
-    'epsilon_against="outsiders"', "noise_multiplier=1.0", "max_participations=50", "delta=1e-5", "clip=1.0",
-    'clip="adaptive"', "noise_cohort=0",
-]  # fmt: skip
+CLIENT_LEVEL = '[privacy]\nunit = "client"\nepsilon = 8.0\n'
+UNBUILT = {
+    '[privacy]\nunit = "example"\nepsilon = 3.0': "privacy.unit = 'example'",
+    CLIENT_LEVEL + 'noise = "central"': "privacy.noise other than 'distributed'",
+    CLIENT_LEVEL + 'noise = "local"': "privacy.noise other than 'distributed'",
+    CLIENT_LEVEL + 'clip = "adaptive"': "privacy.clip = 'adaptive'",
+    CLIENT_LEVEL + "noise_cohort = 1000": "privacy.noise_cohort",
+    CLIENT_LEVEL + 'epsilon_against = "outsiders"': "privacy.epsilon_against = 'outsiders'",
+    CLIENT_LEVEL + '[training]\nsampling = "poisson"': "privacy with training.sampling = 'poisson'",
+}
 
 
-@pytest.mark.parametrize("setting", UNBUILT)
-def test_a_key_whose_feature_is_not_built_is_refused_and_never_ignored(setting: str) -> None:
-    message = refusal(SMALLEST + f"[privacy]\n{setting}")
-    assert f"privacy.{setting.partition('=')[0]} asks for a feature that this version does not have" in message
+@pytest.mark.parametrize(("text", "named"), UNBUILT.items(), ids=UNBUILT.values())
+def test_a_key_whose_feature_is_not_built_is_refused_and_never_ignored(text: str, named: str) -> None:
+    assert f"{named} asks for a feature that this version does not have" in refusal(SMALLEST + text)
+
+
+PROMISES = {
+    "[privacy]\nepsilon = 8.0": "privacy.epsilon means nothing without a unit",
+    '[privacy]\nunit = "client"': "privacy needs either epsilon or noise_multiplier",
+    CLIENT_LEVEL + "noise_multiplier = 1.0": "privacy needs either epsilon or noise_multiplier",
+    CLIENT_LEVEL + "[secure_aggregation]\nenabled = false": "distributed noise protects only within a masked sum",
+    CLIENT_LEVEL + '[strategy]\nweighting = "examples"': "has no place under client-level privacy",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), PROMISES.items())
+def test_a_promise_that_contradicts_itself_is_refused(text: str, expected: str) -> None:
+    assert expected in refusal(SMALLEST + text)
+
+
+def test_a_client_level_promise_is_taken() -> None:
+    assert parse_recipe(SMALLEST + CLIENT_LEVEL).privacy.epsilon == 8.0
 
 
 @pytest.mark.parametrize("setting", ["training.engine=vectorised", "strategy.weighting=clipped"])
