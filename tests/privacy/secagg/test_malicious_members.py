@@ -247,7 +247,7 @@ def test_a_dealer_of_shares_that_do_not_open_is_convicted_and_the_accuser_is_not
     me, holder = 2, 5
     bad = shares.by_holder[holder]
     if how == "signature":
-        bad = bad._replace(signature=bytes(64))
+        bad = bad._replace(ciphertext=bytes(80), signature=bytes(64))
     else:
         ciphertext = bytes(80)
         if how == "not-a-number":
@@ -274,6 +274,18 @@ def test_a_dealer_of_shares_that_do_not_open_is_convicted_and_the_accuser_is_not
     here.give = lambda name: None
     assert here.run() is Phase.ABORTED  # two of seven are gone where one may be
     assert here.server.abort_reason.startswith("too-few-members")
+
+
+def test_a_parcel_that_opens_needs_no_signature_to_be_its_dealers(scene):
+    """Whoever could knock a holder out of the round by a bad signature alone would choose whom."""
+    here = scene(7, colluders=1, dropout=0.15)
+    here.exchange()
+    shares = Shares.decode(here.clients[EVIL].receive(here.server.request(EVIL)).message)
+    parcels = tuple(parcel._replace(signature=bytes(64)) for parcel in shares.parcels)
+    here.server.receive(EVIL, resigned(here, replace(shares, parcels=parcels)))
+    here.exchange(lambda _, name: name == EVIL)
+    assert here.run() is Phase.DONE
+    here.assert_sum_over(here.names)
 
 
 def test_a_false_accusation_convicts_the_accuser(scene):
