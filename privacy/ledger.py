@@ -73,7 +73,7 @@ class Ledger:
         opening: whose ledger it is, and the budgets that were granted.
         counter: how many records there are.
         head: hash of the last.
-        spent: what is gone for good, by column; no step makes it smaller.
+        spent_by_run: what is gone for good, by run and column; no step makes any of it smaller.
         waiting: the reservations not yet settled, with what they cost.
         settled: the keys of those that were; none can be reserved or settled again.
     """
@@ -81,7 +81,7 @@ class Ledger:
     opening: Opening
     counter: int
     head: bytes
-    spent: Mapping[Column, Spending] = field(default_factory=dict)
+    spent_by_run: Mapping[tuple[str, Column], Spending] = field(default_factory=dict)
     waiting: Mapping[Key, tuple[Entry, Spending]] = field(default_factory=dict)
     settled: frozenset[Key] = frozenset()
 
@@ -90,15 +90,23 @@ class Ledger:
         """Return the counter and head that go out with a masked input, to come back countersigned."""
         return Anchor(self.counter, self.head)
 
-    def committed(self, column: Column) -> Spending:
-        """Return what a column has spent, every open reservation counted as spent."""
-        waiting = (cost for key, (_, cost) in self.waiting.items() if key[3] == column)
-        return sum(waiting, self.spent.get(column, Spending()))
+    def spent(self, column: Column, run: str | None = None) -> Spending:
+        """Return what is gone for good from a column, in all or by one run."""
+        costs = self.spent_by_run.items()
+        return sum((cost for (by, paid), cost in costs if paid == column and run in (None, by)), Spending())
 
-    def epsilon_committed(self, column: Column) -> float:
-        """Return the epsilon that a column stands at by its own stop rule, open reservations included."""
+    def committed(self, column: Column, run: str | None = None) -> Spending:
+        """Return what a column has spent, in all or by one run, every open reservation counted as spent."""
+        waiting = (cost for key, (_, cost) in self.waiting.items() if key[3] == column and run in (None, key[0]))
+        return sum(waiting, self.spent(column, run))
+
+    def epsilon_committed(self, column: Column, run: str | None = None) -> float:
+        """Return the epsilon that a column stands at by its own stop rule, open reservations included.
+
+        With `run`, what that run alone has used, for a policy that also limits each run.
+        """
         budget = self.opening.budgets.get(column)
-        return budget.epsilon_of(self.committed(column)) if budget else 0.0
+        return budget.epsilon_of(self.committed(column, run)) if budget else 0.0
 
     def allows(self, entry: Entry) -> bool:
         """Say whether `entry` could be reserved within its column's budget."""
@@ -158,7 +166,7 @@ class Ledger:
         if budget is None:
             raise PrivacyError(f"the ledger of {self.opening.subject} grants nothing to {column} noise")
         cost = budget.spent([entry.event])
-        spent, waiting, settled = dict(self.spent), dict(self.waiting), self.settled
+        spent, waiting, settled = dict(self.spent_by_run), dict(self.waiting), self.settled
         if record.state == "reserved":
             if key in waiting or key in settled:
                 raise PrivacyError(f"run {key[0]}, round {key[1]}, attempt {key[2]} was reserved before")
@@ -173,7 +181,8 @@ class Ledger:
             if record.state == "spent":
                 if cost.divergence > reserved_cost.divergence:
                     raise PrivacyError("a reservation is spent at more than was reserved")
-                spent[column] = spent.get(column, Spending()) + cost
+                by_run = (entry.run, column)
+                spent[by_run] = spent.get(by_run, Spending()) + cost
         after = Ledger(self.opening, record.counter, record_hash(line), spent, waiting, settled)
         if record.state == "spent":
             _require(budget, after.committed(column), self.opening.subject)

@@ -83,9 +83,23 @@ def test_a_reservation_counts_at_once_and_stays_when_it_is_spent() -> None:
     disk = Disk()
     disk.reserve(entry())
     reserved = disk.ledger.committed("assured")
-    assert reserved.divergence > 0 == disk.ledger.spent.get("assured", type(reserved)()).divergence
+    assert reserved.divergence > 0 == disk.ledger.spent("assured").divergence
     disk.spend(entry())
-    assert disk.ledger.committed("assured") == reserved == disk.ledger.spent["assured"]
+    assert disk.ledger.committed("assured") == reserved == disk.ledger.spent("assured")
+
+
+def test_what_one_run_used_is_told_apart_and_runs_add_up() -> None:
+    disk = Disk()
+    other = dataclasses.replace(entry(), run="run-2")
+    for wanted in (entry(1), entry(2), other):
+        disk.reserve(wanted)
+    disk.spend(entry(1))
+    disk.spend(other)
+    first, second = (disk.ledger.committed("assured", run).divergence for run in ("run-1", "run-2"))
+    assert first == pytest.approx(2 * second)
+    assert disk.ledger.committed("assured").divergence == pytest.approx(first + second)
+    assert disk.ledger.spent("assured", "run-1").divergence == second
+    assert 0.0 == disk.ledger.epsilon_committed("assured", "run-3") < disk.ledger.epsilon_committed("assured", "run-2")
 
 
 def test_a_reservation_that_nothing_came_of_is_given_back() -> None:
@@ -215,9 +229,8 @@ def test_no_sequence_of_steps_and_crashes_makes_a_total_go_down(steps: list[tupl
             assert disk.ledger is before  # a refused step changes nothing
         for column in ("assured", "promised"):
             budget = OPENING.budgets[column]
-            old, new = before.spent.get(column), disk.ledger.spent.get(column)
-            assert old is None or (new is not None and new.divergence >= old.divergence)
-            assert new is None or disk.ledger.committed(column).divergence >= new.divergence
+            assert disk.ledger.spent(column).divergence >= before.spent(column).divergence
+            assert disk.ledger.committed(column).divergence >= disk.ledger.spent(column).divergence
             assert disk.ledger.committed(column).divergence <= budget.limit
             if what != "void" and what != "spend cheaper":
                 assert disk.ledger.committed(column).divergence >= before.committed(column).divergence * (1 - 1e-12)
