@@ -80,6 +80,22 @@ def integer_bound(l2_clips: Sequence[float], scales: Sequence[float], dimension:
     return IntegerBound(dimension, math.floor(min(always, likely)))
 
 
+def fine_enough_length(dimension: int, overhead: float = 0.01) -> float:
+    """Return the smallest scaled length L at which rounding adds at most `overhead` to the sensitivity.
+
+    Solves `L^2 + d/4 + L + sqrt(d)/2 = (1 + overhead)^2 L^2`; an L2 clip C then wants the scale `L / C`. A finer grid
+    costs bits and buys nothing: noise grows with the grid.
+
+    Raises:
+        PrivacyError: the dimension is below 1 or the overhead is not positive.
+    """
+    if dimension < 1 or not overhead > 0.0:
+        raise PrivacyError("a grid is for at least one coordinate and a positive overhead")
+    spare = (1.0 + overhead) ** 2 - 1.0
+    constant = dimension / 4.0 + math.sqrt(dimension) / 2.0
+    return (1.0 + math.sqrt(1.0 + 4.0 * spare * constant)) / (2.0 * spare)
+
+
 def round_within(scaled: NDArray[np.floating], bound: IntegerBound, words: Words) -> NDArray[np.int64]:
     """Round `scaled`, shape `(dimension,)`, to integers stochastically, again and again until the bound holds.
 

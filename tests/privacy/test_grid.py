@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.privacy.errors import LocalProtocolError, PrivacyError
-from tacit.privacy.grid import IntegerBound, integer_bound, round_within, sum_of_squares_at_most
+from tacit.privacy.grid import IntegerBound, fine_enough_length, integer_bound, round_within, sum_of_squares_at_most
 from tacit.privacy.randomness import Keystream
 
 
@@ -37,6 +37,21 @@ def test_the_bound_is_the_formula_of_the_paper() -> None:
 @given(st.floats(1.0, 1e5), st.integers(1, 10**8))
 def test_the_bound_is_never_above_the_one_that_holds_without_drawing_again(length: float, dimension: int) -> None:
     assert integer_bound([length], [1.0], dimension).l2_squared <= (length + math.sqrt(dimension)) ** 2
+
+
+@given(st.integers(1, 10**8), st.floats(0.001, 0.5))
+def test_a_grid_is_as_coarse_as_the_overhead_allows_and_no_coarser(dimension: int, overhead: float) -> None:
+    length = fine_enough_length(dimension, overhead)
+    assert integer_bound([length], [1.0], dimension).l2 <= (1 + overhead) * length * (1 + 1e-9)
+    coarser = 0.98 * length
+    assert integer_bound([coarser], [1.0], dimension).l2_squared + 1 > ((1 + overhead) * coarser) ** 2
+
+
+def test_a_million_coordinates_want_a_length_of_a_few_thousand_grid_steps() -> None:
+    assert fine_enough_length(1_000_000) == pytest.approx(3555, abs=5)
+    for dimension, overhead in ((0, 0.01), (10, 0.0), (10, math.nan)):
+        with pytest.raises(PrivacyError):
+            fine_enough_length(dimension, overhead)
 
 
 def test_a_grid_too_coarse_for_anything_but_zero_is_refused() -> None:
