@@ -89,7 +89,7 @@ class WideBlock:
         size: how many.
         integer_bits: the size of the largest value; a larger one is refused, never clamped.
         fraction_bits: the resolution; values are rounded to it, once, at the client.
-        limb_bits: bits of a limb: 16 lets 128 clients add up within 24 bits, 32,767 within 32.
+        limb_bits: bits of a limb: 16 lets 127 clients add up within 24 bits, 32,767 within 32.
     """
 
     name: str
