@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -37,6 +37,7 @@ from tacit.privacy.randomness import KEY_BYTES, Randomness
 
 AUTHORITY_LABEL = "tacit/identity/1/authority"
 ORGANISATION_LABEL = "tacit/identity/1/organisation"
+Kept = TypeVar("Kept")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,63}")
 
 
@@ -99,16 +100,19 @@ class VerifiedSignatures:
         most: how many signatures are remembered; the longest unused is forgotten first.
     """
 
+    KEPT = 2  # results of `once`
+
     def __init__(self, most: int = 65_536) -> None:
         """Start with an empty memory."""
         self._most = most
         self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._kept: OrderedDict[Hashable, object] = OrderedDict()
 
     def __call__(self, public_key: bytes, label: str, message: bytes, signature: bytes) -> bool:
         """Say whether the signature is good, as `verify` does."""
         if len(public_key) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
             return False
-        known = sha256(public_key, signature, signature_input(label, message))
+        known = public_key + signature + signature_input(label, message)
         if known in self._good:
             self._good.move_to_end(known)
             return True
@@ -118,6 +122,23 @@ class VerifiedSignatures:
         if len(self._good) > self._most:
             self._good.popitem(last=False)
         return True
+
+    def once(self, key: Hashable, compute: Callable[[], Kept]) -> Kept:
+        """Return what `compute` gives, computed at the first call with this key and kept for the next ones.
+
+        For public results that follow from the key alone, and that every party of a simulation would compute again.
+        An error is raised and not kept.
+        """
+        if key not in self._kept:
+            self._kept[key] = compute()
+            if len(self._kept) > self.KEPT:
+                self._kept.popitem(last=False)
+        return cast(Kept, self._kept[key])
+
+
+def once(verify: Verify, key: Hashable, compute: Callable[[], Kept]) -> Kept:
+    """Return what `compute` gives, remembered where `verify` remembers; see `VerifiedSignatures.once`."""
+    return verify.once(key, compute) if isinstance(verify, VerifiedSignatures) else compute()
 
 
 @dataclass(frozen=True)

@@ -289,8 +289,7 @@ class ClientRound:
         """Round 1: check who takes part, compute the neighbours and t, share b and s among the neighbours."""
         if self._advert not in roster.adverts:
             raise RemoteProtocolError("roster-without-us", "our own message is missing or was changed")
-        membership = Membership.of(self.offer, roster)
-        membership.check_signatures(self._policy.authority_keys, self._now, self._verify)
+        membership = self._read_roster(roster)
         everybody = tuple(range(len(membership)))
         counted = self._check_counts(membership, everybody, max(self._policy.min_cohort, self.offer.min_cohort))
         strangers = len(membership) - counted
@@ -304,6 +303,16 @@ class ClientRound:
         self._me = membership.positions[self._certificate.client]
         parcels = self._open_vault().deal(membership, self._me, self._identity, Keystream(self._key("sharing")))
         return Reply(Shares(membership.transcript, self._me, parcels).signed(self._identity).encode())
+
+    def _read_roster(self, roster: Roster) -> Membership:
+        offer, authority_keys, now, verify = self.offer, self._policy.authority_keys, self._now, self._verify
+
+        def checked() -> Membership:
+            membership = Membership.of(offer, roster)
+            membership.check_signatures(authority_keys, now, verify)
+            return membership
+
+        return identities.once(verify, (offer, roster, authority_keys, now), checked)
 
     def _mask(self, delivery: Delivery) -> Reply:
         """Round 2: check the set of share holders, open every share, and send the input under all masks."""

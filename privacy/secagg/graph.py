@@ -128,7 +128,7 @@ class Topology:
         """Return the positions of a member's neighbours, in rising order."""
         if self.circle is not None:
             return self.circle[member]
-        return tuple(other for other in range(self.members) if other != member)
+        return (*range(member), *range(member + 1, self.members))
 
 
 def topology(graph: str, members: int, colluders: int, dropout_ppm: int, transcript: bytes) -> Topology:

@@ -10,6 +10,7 @@ as 32 bytes, little-endian, and only their canonical form is accepted.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -28,11 +29,18 @@ LABEL = "tacit/secagg/1/"
 ZERO_NONCE = bytes(12)
 SHARES_BYTES = 2 * KEY_BYTES  # a share of b and a share of s
 CIPHERTEXT_BYTES = SHARES_BYTES + 16
+_BELOW_2_255 = (1 << 255) - 1
+_PAIR = struct.Struct(">HH")
+_BINDING = struct.Struct(">HHHH")
 
 
 def label_bytes(name: str) -> bytes:
     """Return the label of a purpose, with the byte that ends it."""
     return (LABEL + name).encode() + b"\0"
+
+
+# Made once: what follows is derived for every pair of members.
+_PAIR_MASK, _SHARE_KEY, _SHARES = map(label_bytes, ("pair-mask", "share-key", "shares"))
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
@@ -42,9 +50,23 @@ def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
 
 def element(stream: Keystream) -> int:
     """Return a number that is uniform modulo p, by rejection."""
-    while (number := int.from_bytes(stream.bytes(KEY_BYTES), "little") & ((1 << 255) - 1)) >= PRIME:
-        pass
-    return number
+    return elements(stream, 1)[0]
+
+
+def elements(stream: Keystream, count: int) -> list[int]:
+    """Return independent numbers that are uniform modulo p: those of the stream's numbers of 255 bits that are below p.
+
+    However many are asked for at once, the same stream gives the same ones.
+    """
+    found: list[int] = []
+    while missing := count - len(found):
+        drawn = stream.bytes(missing * KEY_BYTES)
+        numbers = (
+            int.from_bytes(drawn[at : at + KEY_BYTES], "little") & _BELOW_2_255
+            for at in range(0, len(drawn), KEY_BYTES)
+        )
+        found += [number for number in numbers if number < PRIME]
+    return found
 
 
 def element_bytes(number: int) -> bytes:
@@ -121,8 +143,7 @@ def self_mask_key(seed: int, survivors_transcript: bytes, member: int) -> bytes:
 
 def pair_mask_key(secret: bytes, survivors_transcript: bytes, one: int, other: int) -> bytes:
     """Return the key of PRG_ij, `HKDF(DH(s_i, S_j), salt=T2)`, the same for both members."""
-    pair = min(one, other).to_bytes(2, "big") + max(one, other).to_bytes(2, "big")
-    return hkdf(secret, survivors_transcript, label_bytes("pair-mask") + pair)
+    return hkdf(secret, survivors_transcript, _PAIR_MASK + _PAIR.pack(min(one, other), max(one, other)))
 
 
 def share_key(secret: bytes, roster_transcript: bytes, dealer: int, holder: int) -> bytes:
@@ -130,14 +151,12 @@ def share_key(secret: bytes, roster_transcript: bytes, dealer: int, holder: int)
 
     It is used for one message, so that a fixed nonce is sound.
     """
-    pair = dealer.to_bytes(2, "big") + holder.to_bytes(2, "big")
-    return hkdf(secret, roster_transcript, label_bytes("share-key") + pair)
+    return hkdf(secret, roster_transcript, _SHARE_KEY + _PAIR.pack(dealer, holder))
 
 
 def share_binding(roster_transcript: bytes, dealer: int, holder: int, threshold: int) -> bytes:
     """Return the associated data of a ciphertext: T1, dealer, holder, the holder's point, and t."""
-    writer = Writer().fixed(label_bytes("shares")).fixed(roster_transcript)
-    return writer.u16(dealer).u16(holder).u16(point_of(holder)).u16(threshold).getvalue()
+    return _SHARES + roster_transcript + _BINDING.pack(dealer, holder, point_of(holder), threshold)
 
 
 def seal_shares(key: bytes, binding: bytes, seed_share: int, key_share: int) -> bytes:

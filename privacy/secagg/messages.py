@@ -150,6 +150,7 @@ class Parcel(NamedTuple):
     signature: bytes
 
 
+_PAIR = struct.Struct(">HH")
 _PARCEL = struct.Struct(f">H{CIPHERTEXT_BYTES}s{SIGNATURE_BYTES}s")
 
 
@@ -170,7 +171,7 @@ PARCEL_LABEL = LABEL + "parcel"
 
 def parcel_body(roster_transcript: bytes, dealer: int, holder: int, ciphertext: bytes) -> bytes:
     """Return what the dealer of a parcel signs."""
-    return Writer().fixed(roster_transcript).u16(dealer).u16(holder).fixed(ciphertext).getvalue()
+    return roster_transcript + _PAIR.pack(dealer, holder) + ciphertext
 
 
 @dataclass(frozen=True)

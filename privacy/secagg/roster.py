@@ -107,4 +107,4 @@ class Membership:
     def neighbours(self, member: int, among: Sequence[int]) -> tuple[int, ...]:
         """Return a member's neighbours that are in a set, in rising order."""
         chosen = set(among)
-        return tuple(other for other in self.topology.neighbours(member) if other in chosen)
+        return tuple(filter(chosen.__contains__, self.topology.neighbours(member)))

@@ -66,7 +66,7 @@ class Vault:
             self._masking_pairs[other] = masking_secret(advert.masking_key)
         points = [keys.point_of(other) for other in neighbours]
         seed_shares, key_shares = (
-            shamir.split(secret, [keys.element(coefficients) for _ in range(membership.threshold - 1)], points)
+            shamir.split(secret, keys.elements(coefficients, membership.threshold - 1), points)
             for secret in (self._self_seed, self._masking_seed)
         )
         parcels = []
