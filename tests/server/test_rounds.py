@@ -271,6 +271,16 @@ def test_the_quorum_is_the_share_of_those_wanted_rounded_up(wanted: int, tenths:
         assert current.state is (RoundState.COMPLETE if reporting >= required else RoundState.ABORTED)
 
 
+def test_a_quorum_is_not_raised_by_rounding() -> None:
+    assert 0.55 * 20 > 11  # in floating point
+    current, _ = a_round(20, quorum=0.55)
+    current.start(0.0)
+    for index in range(11):
+        current.receive(f"c{index}", OK, 1.0)
+    current.tick(10.0)
+    assert current.state is RoundState.COMPLETE
+
+
 def test_a_round_that_cannot_reach_its_quorum_ends_at_once() -> None:
     current, _ = a_round(5, quorum=0.8)
     current.start(0.0)
