@@ -91,15 +91,18 @@ class Agent:
         self._member: MaskedMember | None = None
 
     def join(self, membership: Membership) -> None:
-        """Become a member of a federation that masks; before, the agent takes plain steps only."""
+        """Become a member of a federation that masks: from now on the agent takes no plain step, before no other."""
         self._member = MaskedMember(membership, self._contribute)
 
     def handle(self, instruction: Instruction) -> Reply:
         """Take one step; whatever goes wrong with it is part of the reply, in words that hold no data."""
-        if instruction.action in PLAIN_ACTIONS:
+        if self._member is None:
             self._state, reply = step(self._state, instruction, self._holdings, self._bench)
             return reply
-        if self._member is None or instruction.action not in ACTIONS:
+        # Whoever joined decided for good: the plan, which the coordinator writes, has no say in it.
+        if instruction.action in PLAIN_ACTIONS:
+            return Reply("refused", "what this agent computes leaves masked or not at all")
+        if instruction.action not in ACTIONS:
             return Reply("refused", "the step is not known here")
         try:
             return self._member.take(instruction)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
-from tacit.privacy.errors import PrivacyError, RemoteProtocolError
+from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
 from tacit.privacy.randomness import Keystream, Randomness
 from tacit.privacy.secagg.client import ClientRound, State
@@ -20,7 +22,11 @@ from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import encode
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.policy import Journal, Policy
+from tacit.privacy.secagg.receipt import Receipt
 
+MOST_OWED = 8  # rounds whose receipts are waited for, and receipts that may come again
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 Values = Mapping[str, NDArray[np.floating]]
 Integers = NDArray[np.int64]
 Draws = Callable[[str], Keystream]
@@ -61,21 +67,24 @@ class _Attempt:
     machine: ClientRound
     offered: Instruction
     key: tuple[str, int, int]
+    given: bool = False
 
 
 @dataclass
 class MaskedMember:
     """Takes the five steps of masked rounds, and checks the receipts.
 
-    One attempt is under way at a time; an offer for another one ends it. Attempts whose receipt is due are kept until
-    it comes, without their vector and without any secret but what a repeated request needs.
+    One attempt is under way at a time, until the offer of another one is accepted. From then on it is kept for its
+    receipt alone, without a secret, a vector or an answer to anything else. Of those whose receipt never comes, as of
+    rounds that were aborted, the newest are kept.
     """
 
     membership: Membership
     contribute: Contribute
-    _current: _Attempt | None = None
-    _owed: dict[tuple[str, int, int], ClientRound] = field(default_factory=dict)
     receipts_checked: int = 0
+    _current: _Attempt | None = None
+    _owed: OrderedDict[bytes, ClientRound] = field(default_factory=OrderedDict)
+    _accepted: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
 
     def take(self, instruction: Instruction) -> Reply:
         """Take one step.
@@ -95,15 +104,11 @@ class MaskedMember:
         attempt = self._current
         if attempt is None or attempt.key != key:
             raise RemoteProtocolError("unknown-attempt", "no offer of this attempt was accepted here")
-        if instruction.action == "mask" and attempt.machine.state is State.SHARED:
-            given = self.contribute(attempt.offered, attempt.machine.offer, self._draws(attempt.machine.offer))
-            if isinstance(given, np.ndarray):
-                attempt.machine.contribute_integers(given, ledger_head=NO_DIGEST, ledger_counter=0)
-            else:
-                attempt.machine.contribute(given, ledger_head=NO_DIGEST, ledger_counter=0)
-        reply = attempt.machine.receive(instruction.message)
         if instruction.action == "mask":
-            self._owed[key] = attempt.machine
+            self._give(attempt)
+        reply = attempt.machine.receive(instruction.message)
+        if reply.vector is not None:
+            remember(self._owed, attempt.machine.offer.digest, attempt.machine, MOST_OWED)
         vectors = {} if reply.vector is None else {"masked": reply.vector}
         return Reply(message=reply.message, arrays=vectors)
 
@@ -112,8 +117,6 @@ class MaskedMember:
         if attempt is not None and attempt.key == key:
             return Reply(message=attempt.machine.receive(instruction.message).message)
         _read_offer(instruction, key)
-        if attempt is not None and attempt.key not in self._owed:
-            attempt.machine.abandon()
         member = self.membership
         machine = ClientRound(
             member.identity,
@@ -126,8 +129,26 @@ class MaskedMember:
             verify=member.verify,
         )
         reply = machine.receive(instruction.message)
+        if attempt is not None:
+            attempt.machine.conclude()
         self._current = _Attempt(machine, instruction, key)
         return Reply(message=reply.message)
+
+    def _give(self, attempt: _Attempt) -> None:
+        """Compute the member's input, once; where that fails, the attempt is over for this member."""
+        machine = attempt.machine
+        if attempt.given or machine.state is not State.SHARED:
+            return
+        try:
+            given = self.contribute(attempt.offered, machine.offer, self._draws(machine.offer))
+            if isinstance(given, np.ndarray):
+                machine.contribute_integers(given, ledger_head=NO_DIGEST, ledger_counter=0)
+            else:
+                machine.contribute(given, ledger_head=NO_DIGEST, ledger_counter=0)
+        except BaseException:
+            machine.abandon()
+            raise
+        attempt.given = True
 
     def _contribute_unmasked(self, instruction: Instruction, key: tuple[str, int, int]) -> Reply:
         """Answer an elided offer in one exchange, with the integers that masks would have hidden."""
@@ -149,18 +170,28 @@ class MaskedMember:
         )
 
     def _check_receipt(self, data: bytes) -> None:
-        """Find the attempt that a receipt is about, and let its machine check it; a bad one raises."""
-        for key, machine in self._owed.items():
-            try:
-                machine.accept_receipt(data)
-            except RemoteProtocolError as error:
-                if error.detail != "it is about another attempt":
-                    raise
-                continue
-            del self._owed[key]
-            self.receipts_checked += 1
+        """Let the machine of the attempt that a receipt is about check it; a bad one raises.
+
+        The same one may come again, if the answer to it was lost; another one for the same attempt may not.
+        """
+        known = sha256(data)
+        if known in self._accepted:
             return
-        raise PrivacyError("a receipt came for a round that this member did not take part in")
+        offer_digest = Receipt.decode(data).offer_digest
+        machine = self._owed.get(offer_digest)
+        if machine is None:
+            raise RemoteProtocolError("unknown-receipt", "it is for no round that this member waits for")
+        machine.accept_receipt(data)
+        del self._owed[offer_digest]
+        remember(self._accepted, known, None, MOST_OWED)
+        self.receipts_checked += 1
+
+
+def remember(kept: OrderedDict[Key, Value], key: Key, value: Value, most: int) -> None:
+    """Keep a value, and forget the oldest if there are too many."""
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _read_offer(instruction: Instruction, key: tuple[str, int, int]) -> Offer:

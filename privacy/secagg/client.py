@@ -38,7 +38,7 @@ from tacit.privacy.secagg.messages import Delivery, MaskedInput, Reply, Roster, 
 from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.policy import Journal, Policy
 from tacit.privacy.secagg.receipt import Receipt, check_receipt
-from tacit.privacy.secagg.roster import Membership
+from tacit.privacy.secagg.roster import Membership, checked_roster
 from tacit.privacy.secagg.unmasking import (
     SURVIVORS_LABEL,
     Signatures,
@@ -75,8 +75,6 @@ TRANSITIONS: Mapping[State, tuple[type[Message], State]] = {
     State.MASKED: (Survivors, State.SIGNED),
     State.SIGNED: (UnmaskRequest, State.UNMASKED),
 }
-# Once its input has left, a member may be told what became of it.
-RECEIPT_DUE = frozenset({State.MASKED, State.SIGNED, State.UNMASKED})
 
 
 class ClientRound:
@@ -129,6 +127,7 @@ class ClientRound:
         self._transcript = b""
         self._survivors: tuple[int, ...] = ()
         self._input: Residues | None = None
+        self._input_left = False
         self._ledger = (b"", 0)
         self._replies: dict[bytes, Reply] = {}
 
@@ -220,13 +219,13 @@ class ClientRound:
         self._input = reduce(integers, self.offer.bits)
 
     def accept_receipt(self, data: bytes) -> Receipt:
-        """Check what the coordinator says became of the input, and forget the attempt.
+        """Check what the coordinator says became of an input that has left, and forget the attempt.
 
         Raises:
             RemoteProtocolError: not signed by the coordinator, about another attempt or ledger, without this member, or
                 about another set of survivors than the one that was signed. This is worth raising an alarm.
         """
-        if self.state not in RECEIPT_DUE or self._membership is None:
+        if not self._input_left or self.state is State.CLOSED or self._membership is None:
             raise RemoteProtocolError("unexpected-message", "no receipt is due")
         receipt = Receipt.decode(data)
         head, counter = self._ledger
@@ -240,10 +239,14 @@ class ClientRound:
         if self._survivors and survivors != self._survivors:
             raise RemoteProtocolError("bad-receipt", "it names other survivors than those that were signed")
         self._check_signatures(survivors, receipt.signatures, "bad-receipt")
-        self.abandon()
-        self._replies.clear()
+        self.conclude()
         self.state = State.CLOSED
         return receipt
+
+    def conclude(self) -> None:
+        """Wipe every secret and answer nothing at all; if an input has left, its receipt is all that may still come."""
+        self.abandon()
+        self._replies.clear()
 
     def abandon(self) -> None:
         """Wipe every secret and answer nothing new; for a deadline, or a member that leaves."""
@@ -289,7 +292,7 @@ class ClientRound:
         """Round 1: check who takes part, compute the neighbours and t, share b and s among the neighbours."""
         if self._advert not in roster.adverts:
             raise RemoteProtocolError("roster-without-us", "our own message is missing or was changed")
-        membership = self._read_roster(roster)
+        membership = checked_roster(self.offer, roster, self._policy.authority_keys, self._now, self._verify)
         everybody = tuple(range(len(membership)))
         counted = self._check_counts(membership, everybody, max(self._policy.min_cohort, self.offer.min_cohort))
         strangers = len(membership) - counted
@@ -303,16 +306,6 @@ class ClientRound:
         self._me = membership.positions[self._certificate.client]
         parcels = self._open_vault().deal(membership, self._me, self._identity, Keystream(self._key("sharing")))
         return Reply(Shares(membership.transcript, self._me, parcels).signed(self._identity).encode())
-
-    def _read_roster(self, roster: Roster) -> Membership:
-        offer, authority_keys, now, verify = self.offer, self._policy.authority_keys, self._now, self._verify
-
-        def checked() -> Membership:
-            membership = Membership.of(offer, roster)
-            membership.check_signatures(authority_keys, now, verify)
-            return membership
-
-        return identities.once(verify, (offer, roster, authority_keys, now), checked)
 
     def _mask(self, delivery: Delivery) -> Reply:
         """Round 2: check the set of share holders, open every share, and send the input under all masks."""
@@ -339,6 +332,7 @@ class ClientRound:
         packed = pack(vector, self.offer.bits)
         head, counter = self._ledger
         header = MaskedInput(self._transcript, self._me, sha256(packed.data), head, counter).signed(self._identity)
+        self._input_left = True
         return Reply(header.encode(), packed)
 
     def _sign(self, survivors: Survivors) -> Reply:

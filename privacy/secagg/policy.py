@@ -112,32 +112,35 @@ class Journal(Protocol):
 class MemoryJournal:
     """A journal that ends with the process; for simulations, whose members end with it too.
 
+    The rounds of a run follow each other, so the last one is all that is kept: whatever does not come after it counts
+    as answered, and as contributed to.
+
     Attributes:
-        answers: the attempts that were answered.
-        contributions: the rounds that a masked input left for.
-        survivors: for each attempt H(U3) and the size of U3.
+        answers: for each run the round and attempt that were answered last.
+        contributions: for each run the round that a masked input left for last.
+        survivors: for each run H(U3) and the size of U3, as they were signed last.
     """
 
-    answers: set[tuple[str, int, int]] = field(default_factory=set)
-    contributions: set[tuple[str, int]] = field(default_factory=set)
-    survivors: dict[tuple[str, int, int], tuple[bytes, int]] = field(default_factory=dict)
+    answers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    contributions: dict[str, int] = field(default_factory=dict)
+    survivors: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
     def answered(self, run: str, round: int, attempt: int) -> bool:
-        """Say whether this attempt's offer was ever answered."""
-        return (run, round, attempt) in self.answers
+        """Say whether this attempt's offer was answered, or a later one's."""
+        return (round, attempt) <= self.answers.get(run, (-1, -1))
 
     def contributed(self, run: str, round: int) -> bool:
-        """Say whether a masked input ever left for this round."""
-        return (run, round) in self.contributions
+        """Say whether a masked input left for this round, or for a later one."""
+        return round <= self.contributions.get(run, -1)
 
     def record_answer(self, run: str, round: int, attempt: int) -> None:
         """Remember an answer."""
-        self.answers.add((run, round, attempt))
+        self.answers[run] = (round, attempt)
 
     def record_contribution(self, run: str, round: int) -> None:
         """Remember a contribution."""
-        self.contributions.add((run, round))
+        self.contributions[run] = round
 
     def record_survivors(self, run: str, round: int, attempt: int, digest: bytes, survivors: int) -> None:
         """Remember what was signed."""
-        self.survivors[run, round, attempt] = (digest, survivors)
+        self.survivors[run] = (digest, survivors)

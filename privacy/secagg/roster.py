@@ -8,7 +8,7 @@ from functools import cached_property
 
 from tacit.privacy.codec import Verify
 from tacit.privacy.errors import RemoteProtocolError
-from tacit.privacy.identity import Certificate
+from tacit.privacy.identity import Certificate, once
 from tacit.privacy.secagg.graph import Topology, topology
 from tacit.privacy.secagg.keys import element_of
 from tacit.privacy.secagg.messages import Advertise, Roster
@@ -108,3 +108,21 @@ class Membership:
         """Return a member's neighbours that are in a set, in rising order."""
         chosen = set(among)
         return tuple(filter(chosen.__contains__, self.topology.neighbours(member)))
+
+
+def checked_roster(
+    offer: Offer, roster: Roster, authority_keys: frozenset[bytes], now: int, verify: Verify
+) -> Membership:
+    """Read a roster and check everything about it; parties that share what they verified do it once.
+
+    Raises:
+        RemoteProtocolError: see `Membership.of` and `Membership.check_signatures`.
+        Infeasible: see `Membership.of`.
+    """
+
+    def checked() -> Membership:
+        membership = Membership.of(offer, roster)
+        membership.check_signatures(authority_keys, now, verify)
+        return membership
+
+    return once(verify, (offer, roster, authority_keys, now), checked)

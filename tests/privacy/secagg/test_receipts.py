@@ -11,6 +11,7 @@ from tacit.privacy.secagg.client import State
 from tacit.privacy.secagg.encoding import pack, reduce
 from tacit.privacy.secagg.progress import Phase
 from tacit.privacy.secagg.receipt import Receipt, check_receipt
+from tacit.privacy.secagg.unmasking import Survivors
 
 
 @pytest.fixture
@@ -92,3 +93,25 @@ def test_a_restarted_member_checks_what_it_still_can(done):
 def test_there_is_no_receipt_without_a_sum(scene):
     with pytest.raises(LocalProtocolError, match="no sum"):
         scene(5).until(Phase.SIGN).server.receipts()
+
+
+def test_a_member_that_goes_on_to_another_round_keeps_nothing_but_the_way_to_check_its_receipt(done):
+    for name in ("m0000", "m0001"):
+        client = done.clients[name]
+        client.conclude()
+        assert client._vault is None and client._input is None and not client._replies
+        with pytest.raises(RemoteProtocolError, match="nothing is answered any more"):
+            client.receive(done.server.offer.encode())
+        assert client.accept_receipt(done.server.receipts()[name]).client == name
+
+
+def test_a_member_that_broke_off_after_its_input_had_left_still_takes_its_receipt(scene):
+    here = scene(5).until(Phase.SIGN)
+    client = here.clients["m0001"]
+    others = replace(Survivors.decode(here.server.request("m0001")), members=(0, 2, 3, 4))
+    with pytest.raises(RemoteProtocolError, match="survivors-without-us"):
+        client.receive(others.encode())
+    assert client.state is State.ABORTED
+    assert here.run(lambda phase, name: name == "m0001") is Phase.DONE
+    assert client.accept_receipt(here.server.receipts()["m0001"]).client == "m0001"
+    assert client.state is State.CLOSED
