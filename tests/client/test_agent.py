@@ -1,6 +1,7 @@
 """An agent's plain step: the same bits every time, a reply whatever comes in, and no data in any word of it."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -369,7 +370,7 @@ def test_whoever_wrote_the_recipe_may_run_its_code(factory: str) -> None:
 
 
 def shown(make: Callable[[], object]) -> str:
-    return repr(make())
+    return re.sub(r"0x[0-9a-f]+", "", repr(make()))  # addresses can hold any number
 
 
 def test_no_repr_of_the_agent_holds_data() -> None:
