@@ -15,6 +15,7 @@ import numpy as np
 
 from tacit.models.data import open_source
 from tacit.simulations.cli.progress import Progress
+from tacit.simulations.cli.simulate import aggregation_line, privacy_line
 from tacit.simulations.simulation import Simulation, simulate
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -53,8 +54,8 @@ def _describe(finished: Simulation, seconds: float) -> None:
     privacy, aggregation = finished.summary["privacy"], finished.summary["secure_aggregation"]
     print(f"\n   accuracy by round   {line}  {curve[0]:.2f} to {curve[-1]:.2f} on the validation share")
     print(f"   test accuracy       {finished.metrics['accuracy']:.4f}")
-    print(f"   privacy             {privacy['unit']}")
-    print(f"   secure aggregation  {'on' if aggregation['enabled'] else 'none'}")
+    print(f"   privacy             {privacy_line(privacy)}")
+    print(f"   aggregation         {aggregation_line(aggregation)}")
     print(f"   time                {seconds:.1f} s, {finished.summary['timing']['seconds_per_round']:.3f} s a round")
     print(f"   report              {finished.report}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,8 @@ from tacit.models.errors import InputError
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.cli.output import Format, format_option, print_json
 from tacit.simulations.cli.progress import Progress
+
+REFUSED = 3
 
 if TYPE_CHECKING:
     from tacit.models.recipe import Recipe
@@ -53,7 +56,7 @@ def simulate(
     if workers > 1:
         raise InputError("this version trains one client at a time", where=f"--workers {workers}", right="leave it out")
     # Imported here: PyTorch and Flower take seconds that --help and a wrong option need not wait for.
-    from tacit.server.run import RunFailed
+    from tacit.server.run import BUDGET_SPENT, RunFailed
     from tacit.simulations.simulation import simulate as run_simulation
 
     progress = Progress(quiet=output == "json")
@@ -85,6 +88,24 @@ def simulate(
         print_json(finished.summary)
     else:
         _print(finished)
+    if finished.summary["stopped"] == BUDGET_SPENT:
+        raise click.exceptions.Exit(REFUSED)
+
+
+def privacy_line(privacy: Mapping[str, Any]) -> str:
+    """Say in a few words what was promised."""
+    if privacy["epsilon"] is None:
+        return "none"
+    # Rounded up: a promise must not sound stronger than it is.
+    epsilon = math.ceil(privacy["epsilon"] * 100) / 100
+    return f"{privacy['unit']}-level, epsilon {epsilon:g} at delta {privacy['delta']:g}, against the coordinator too"
+
+
+def aggregation_line(aggregation: Mapping[str, Any]) -> str:
+    """Say in a few words what the coordinator saw."""
+    if not aggregation["enabled"]:
+        return "none: the coordinator sees every update"
+    return "elided: the arithmetic of masked sums without masks" if aggregation.get("mode") == "elided" else "secure"
 
 
 def _resume(directory: Path, db: str, models: Path) -> str:
@@ -105,9 +126,8 @@ def _print(finished: Simulation) -> None:
         f"rounds      {summary['rounds_completed']} ({summary['stopped'] or 'all of them'}),"
         f" {summary['timing']['seconds_per_round']:.3f} s each"
     )
-    click.echo(f"privacy     {summary['privacy']['unit']}")
-    secure = summary["secure_aggregation"]["enabled"]
-    click.echo(f"aggregation {'secure' if secure else 'none: the coordinator sees every update'}")
+    click.echo(f"privacy     {privacy_line(summary['privacy'])}")
+    click.echo(f"aggregation {aggregation_line(summary['secure_aggregation'])}")
     click.echo(f"model       {model['name']} version {model['version']} (sha256 {model['sha256'][:12]})")
     click.echo(f"report      {finished.report}")
 
