@@ -64,6 +64,7 @@ def test_masks_change_nothing_about_the_noised_sum(tmp_path: Path, monkeypatch: 
     models = []
     for mode in ("real", "elided"):
         given = recipe(f"secure_aggregation.mode={mode}")
+        (tmp_path / mode).mkdir()
         models.append(load_file(run(tmp_path / mode, "same", given).directory / "model" / "model.safetensors"))
     assert models[0].keys() == models[1].keys()
     for name in models[0]:
