@@ -19,10 +19,11 @@ from tacit.models.errors import InputError
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
 from tacit.server.checkpoints import Checkpoints, RunState
+from tacit.server.feasibility import check_network
 from tacit.server.recorder import StoreRecorder
 from tacit.server.registry import Registry
 from tacit.server.release import release, warm_start
-from tacit.server.run import RunFailed, check_network
+from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.statement import privacy_statement
 from tacit.server.store import Store

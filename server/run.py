@@ -12,23 +12,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.models.contributions import preparation_layout
 from tacit.models.errors import InputError
 from tacit.models.messages import all_finite
 from tacit.models.noise import Spent, noise_plan
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import has_public_features, prepared_plan, public_plan
-from tacit.models.recipe import Recipe
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
-from tacit.models.zoo.architecture import Architecture
-from tacit.models.zoo.catalogue import check_options
-from tacit.models.zoo.factory import find_factory
 from tacit.privacy.calibration import with_spare
 from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, Training, TrainingResult
-from tacit.server.masked import MaskedPreparation, MaskedTraining, Masking, NoisedTraining, Receipts
+from tacit.server.feasibility import check_cohorts, check_names, check_network
+from tacit.server.masked import MASK_EXCHANGE, MaskedPreparation, MaskedTraining, NoisedTraining
+from tacit.server.masking import Masking, Receipts
 from tacit.server.rounds import Exchanges, Participant, Round, RoundState
 from tacit.server.strategies import strategy_named
 from tacit.server.transport import Transport, drive
@@ -79,37 +76,6 @@ class Recorder(Protocol):
     def attempts(self, round_number: int) -> int:
         """Return how many attempts at a round were kept."""
         ...
-
-
-def check_names(recipe: Recipe) -> None:
-    """Refuse what a recipe names and nothing here answers to: needs no data, so it can come before everything else.
-
-    Raises:
-        InputError: names the nearest task, strategy, model or option, or the factory that cannot be imported.
-    """
-    task_named(recipe.task.kind)
-    strategy_named(recipe.strategy.name, recipe.strategy.options)
-    if recipe.model.factory:
-        find_factory(recipe.model.factory)
-    else:
-        check_options(recipe.model.name, recipe.model.options)
-
-
-def check_network(plan: Plan) -> None:
-    """Build the network once for nothing, where that can tell before the preparation that it cannot be built.
-
-    Raises:
-        InputError: the task does not fit the data, or the network does not fit the task.
-    """
-    recipe, columns = plan.recipe, plan.schema.columns
-    task = task_named(recipe.task.kind)
-    task.check(plan.schema)
-    # How many inputs a category becomes is only known from everybody's rows; a network of the zoo does not mind.
-    if recipe.model.factory and any(column.kind == "categorical" for column in columns):
-        return
-    shape = columns[0].shape if columns[0].kind == "image" else (len(columns),)
-    name = "" if recipe.model.factory else recipe.model.name
-    Architecture(name, recipe.model.factory, shape, task.outputs(plan.schema), recipe.model.options).build(recipe.seed)
 
 
 class Cohorts(Protocol):
@@ -167,7 +133,8 @@ class Run:
         Raises:
             RunFailed: too few clients reported several times in a row, or the model diverged.
         """
-        self._check_cohorts()
+        if self.masking is not None:
+            check_cohorts(self.plan.recipe, self.masking, len(self._clients()), check_network(self.plan))
         state = self.recorder.resume_point() or self._prepare()
         while state.round < self.plan.recipe.training.rounds and not state.stopped:
             state = self._round(state)
@@ -243,7 +210,8 @@ class Run:
             try:
                 exchanges = self._training(at, state.vector, cohort)
             except Infeasible as error:
-                self._keep(RoundReport(number, attempt, False, str(error), 0.0, ()), None)
+                report = RoundReport(number, attempt, False, str(error), 0.0, ())
+                self._keep(report, None)
                 continue
             report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted)
             state = self._spend(state, exchanges, len(cohort), done)
@@ -281,17 +249,6 @@ class Run:
         fewest = noise_plan(self.plan.recipe, state.vector.size, cohort).min_survivors
         survivors = len(exchanges.survivors) if done else fewest
         return replace(state, spent=(*state.spent, Spent(cohort, survivors)))
-
-    def _check_cohorts(self) -> None:
-        """Refuse thresholds that no full cohort could meet, before anything is offered."""
-        if self.masking is None:
-            return
-        clients, training = len(self._clients()), self.plan.recipe.training
-        for size in {clients, min(training.cohort or clients, clients)}:
-            try:
-                self.masking.offer(Occasion(self.name, 0, 0, b""), None, preparation_layout(1), size)
-            except Infeasible as error:
-                raise InputError(error.what, where=f"secure_aggregation, {size} clients", right=error.change) from None
 
     def _deliver_receipts(self, state: RunState) -> None:
         owed = tuple(sorted(self.masking.owed)) if self.masking is not None else ()

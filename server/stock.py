@@ -27,10 +27,11 @@ from tacit.models.training import resolve_device
 from tacit.privacy.randomness import SystemRandomness
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
+from tacit.server.feasibility import check_names
 from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry
-from tacit.server.run import RoundReport, Run, RunFailed, check_names
+from tacit.server.run import RoundReport, Run, RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import open_store

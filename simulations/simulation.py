@@ -21,9 +21,10 @@ from tacit.privacy.randomness import KEY_BYTES, SeededRandomness
 from tacit.server.checkpoints import RunState
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
+from tacit.server.feasibility import check_cohorts, check_names, check_network
 from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.registry import Registry
-from tacit.server.run import Cohorts, RoundReport, Run, check_names
+from tacit.server.run import Cohorts, RoundReport, Run
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store, open_store
@@ -108,13 +109,15 @@ def simulate(
         threads = _use_threads(checked, directory if resume else None, threads)
         kept = KeptRun(store, Registry(store, models), directory, checked)
         plan, initial = kept.starting_point(federation.schema)
+        seed = _run_seed(directory.path) if resume else secrets.token_bytes(KEY_BYTES)
+        randomness = SeededRandomness(seed)
+        masking = enrol(federation, checked, randomness) if checked.secure_aggregation.enabled else None
+        if masking is not None:
+            check_cohorts(checked, masking, len(federation.names), check_network(plan))
         if not resume:
-            kept.begin(environment(device, threads), {SEED_FILE: secrets.token_bytes(KEY_BYTES)})
+            kept.begin(environment(device, threads), {SEED_FILE: seed})
         with kept.running():
             on_start(checked, federation, directory.path)
-            seed = _run_seed(directory.path)
-            randomness = SeededRandomness(seed)
-            masking = enrol(federation, checked, randomness) if checked.secure_aggregation.enabled else None
             validate = CentralEvaluator(federation.validation) if federation.validation is not None else None
 
             def execute(transport: Transport) -> RunState:

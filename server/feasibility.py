@@ -1,0 +1,81 @@
+"""What can be known before anything of a run is written: that names exist, networks fit, thresholds can be met."""
+
+from __future__ import annotations
+
+from tacit.models.contributions import preparation_layout
+from tacit.models.errors import InputError
+from tacit.models.noise import noise_plan
+from tacit.models.plan import Plan
+from tacit.models.recipe import Recipe
+from tacit.models.tasks import task_named
+from tacit.models.vector import layout_of
+from tacit.models.zoo.architecture import Architecture
+from tacit.models.zoo.catalogue import check_options
+from tacit.models.zoo.factory import find_factory
+from tacit.privacy.errors import PrivacyError
+from tacit.privacy.secagg.layout import Infeasible
+from tacit.server.exchanges import Occasion
+from tacit.server.masking import Masking
+from tacit.server.strategies import strategy_named
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse what a recipe names and nothing here answers to: needs no data, so it can come before everything else.
+
+    Raises:
+        InputError: names the nearest task, strategy, model or option, or the factory that cannot be imported.
+    """
+    task_named(recipe.task.kind)
+    strategy_named(recipe.strategy.name, recipe.strategy.options)
+    if recipe.model.factory:
+        find_factory(recipe.model.factory)
+    else:
+        check_options(recipe.model.name, recipe.model.options)
+
+
+def check_network(plan: Plan) -> int:
+    """Build the network once for nothing, where that can tell before the preparation that it cannot be built.
+
+    Returns:
+        How many parameters it has at least.
+
+    Raises:
+        InputError: the task does not fit the data, or the network does not fit the task.
+    """
+    recipe, columns = plan.recipe, plan.schema.columns
+    task = task_named(recipe.task.kind)
+    task.check(plan.schema)
+    # How many inputs a category becomes is only known from everybody's rows; a network of the zoo does not mind.
+    if recipe.model.factory and any(column.kind == "categorical" for column in columns):
+        return 1
+    shape = columns[0].shape if columns[0].kind == "image" else (len(columns),)
+    name = "" if recipe.model.factory else recipe.model.name
+    architecture = Architecture(name, recipe.model.factory, shape, task.outputs(plan.schema), recipe.model.options)
+    return layout_of(architecture.build(recipe.seed)).size
+
+
+def check_cohorts(recipe: Recipe, masking: Masking, clients: int, parameters: int) -> None:
+    """Refuse thresholds that no full cohort could meet, and noise that no sum could carry, before anything is offered.
+
+    Args:
+        recipe: says thresholds and noise.
+        masking: the coordinator's part.
+        clients: how many clients the federation has, all of whom the preparation asks.
+        parameters: how many parameters the model has, or at least has.
+
+    Raises:
+        InputError: names the number to change.
+    """
+    at, cohort = Occasion(recipe.name, 0, 0, b""), min(recipe.training.cohort or clients, clients)
+    for size, training in ((clients, False), (cohort, True)):
+        layout, noise = preparation_layout(1), None
+        try:
+            if training and recipe.privacy.unit == "client":
+                noise = noise_plan(recipe, parameters, size)
+                layout = noise.layout
+            masking.offer(at, None, layout, size, noise)
+        except Infeasible as error:
+            raise InputError(error.what, where=f"secure_aggregation, {size} clients", right=error.change) from None
+        except PrivacyError as error:
+            right = "a larger epsilon, fewer rounds, or more clients"
+            raise InputError(str(error), where=f"privacy, {size} clients", right=right) from None
