@@ -65,6 +65,40 @@ def test_a_setting_that_cannot_be_used_is_named(tacit: Tacit, setting: str, word
     refused(simulate(tacit, setting), *words)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("secure_aggregation.enabled=true",), ("4 clients", "min_cohort is 5")),
+        (("secure_aggregation.enabled=true", "population.clients=6", "secure_aggregation.dropout=0.9"), ("dropout",)),
+        (
+            ("secure_aggregation.enabled=true", "population.clients=6", "secure_aggregation.colluding=0.8"),
+            ("colluding",),
+        ),
+        (("privacy.unit=client", "privacy.epsilon=8"), ("secure_aggregation.enabled",)),
+        (("privacy.unit=client", "secure_aggregation.enabled=true"), ("epsilon or noise_multiplier",)),
+        (("privacy.epsilon=8", "secure_aggregation.enabled=true"), ("privacy.epsilon", "privacy.unit")),
+        (("privacy.unit=client", "privacy.epsilon=-1", "secure_aggregation.enabled=true"), ("privacy.epsilon",)),
+        (
+            ("privacy.unit=client", "privacy.epsilon=1e-5", "secure_aggregation.enabled=true", "population.clients=6"),
+            ("privacy, 6 clients", "larger epsilon"),
+        ),
+        (
+            (
+                "privacy.unit=client",
+                "privacy.noise_multiplier=1e9",
+                "secure_aggregation.enabled=true",
+                "population.clients=6",
+            ),
+            ("6 clients", "lower the noise"),
+        ),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_refused_with_the_number_to_change(
+    tacit: Tacit, settings: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused(simulate(tacit, *settings), *words)
+
+
 def test_a_recipe_that_is_missing_or_no_toml_is_named(tacit: Tacit, home: Path) -> None:
     before = {path.name for path in home.iterdir()} | {"broken.toml"}
     (home / "broken.toml").write_text('name = "tiny"\nseed =\n')
