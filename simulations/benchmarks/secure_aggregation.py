@@ -334,6 +334,10 @@ def thousand_members() -> list[Figure]:
 def figures(quick: bool) -> list[Figure]:
     """Return the figures of secure aggregation; `quick` leaves out Flower and the 1000 members."""
     found = [*mask_figures(3 if quick else 9), *hundred_members(), *server_memory()]
+    # Imported here, for it brings PyTorch and Flower, whose threads and memory the figures above do without.
+    from tacit.simulations.benchmarks.masked_round import masked_over_plain
+
+    found.append(masked_over_plain(rounds=2 if quick else 4, repetitions=1 if quick else 3))
     if quick:
         return found
     return [*found, *against_flower(20, 3), *against_flower(50, 1), *thousand_members()]
