@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,95 +12,22 @@ from numpy.typing import NDArray
 
 from tacit.models.contributions import METRICS, STATISTICS, UPDATE, WEIGHT, preparation_layout, training_layout
 from tacit.models.data.rows import Schema
-from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, RECEIPT_ACTION, Instruction, Reply
-from tacit.models.noise import MECHANISM, NoisePlan
+from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, Instruction, Reply
+from tacit.models.noise import NoisePlan
 from tacit.models.preparation import preparation_size
-from tacit.models.recipe import SecureAggregationSection
-from tacit.privacy import identity as identities
-from tacit.privacy.codec import NO_DIGEST, Verify, sha256
 from tacit.privacy.errors import PrivacyError
-from tacit.privacy.identity import Identity
-from tacit.privacy.randomness import Randomness
 from tacit.privacy.secagg.aggregate import Aggregate
 from tacit.privacy.secagg.elided import ElidedRound
-from tacit.privacy.secagg.graph import COMPLETE, REGULAR
 from tacit.privacy.secagg.layout import Layout
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.progress import Phase
-from tacit.privacy.secagg.receipt import Receipt
-from tacit.privacy.secagg.server import ServerRound
+from tacit.privacy.secagg.server import EXPECTED, ServerRound
 from tacit.server.exchanges import Occasion, TrainingResult
-from tacit.server.rounds import RoundAborted
+from tacit.server.masking import Masking
+from tacit.server.rounds import Participant, RoundAborted
 
-COMPLETE_GRAPH_MOST = 200  # members; above, a regular graph keeps the work of each member nearly flat
 MASK_EXCHANGE = MASKED_ACTIONS.index("mask")
-
-
-@dataclass(repr=False)
-class Masking:
-    """A coordinator's part in all masked rounds of a run; it holds no secret of any member.
-
-    Attributes:
-        identity: the coordinator's signing key.
-        authority_keys: the enrolment authorities whose certificates are accepted.
-        settings: the recipe's section.
-        randomness: where public rotation seeds come from.
-        verify: how signatures are verified.
-        now: seconds since 1970, for certificates.
-        owed: the receipts that were not delivered yet, by client.
-        last_receipt: digest of the last receipt of the run.
-        at_fault: who was convicted of breaking the protocol, and is not asked again.
-    """
-
-    identity: Identity
-    authority_keys: frozenset[bytes]
-    settings: SecureAggregationSection
-    randomness: Randomness
-    verify: Verify = identities.verify
-    now: Callable[[], float] = time.time
-    owed: MutableMapping[str, bytes] = field(default_factory=dict)
-    last_receipt: bytes = NO_DIGEST
-    at_fault: set[str] = field(default_factory=set)
-
-    def offer(
-        self,
-        at: Occasion,
-        vector: NDArray[np.float32] | None,
-        layout: Layout,
-        cohort: int,
-        noise: NoisePlan | None = None,
-    ) -> Offer:
-        """Return the unsigned offer of an attempt.
-
-        Raises:
-            Infeasible: no threshold is both safe and reachable; the error says which number to change.
-        """
-        settings = self.settings
-        return Offer.plan(
-            run=at.run,
-            round=at.round,
-            attempt=at.attempt,
-            model_digest=sha256(b"" if vector is None else vector.data.cast("B")),
-            recipe_digest=sha256(at.plan),
-            layout=layout,
-            rotation_seed=self.randomness.key("rotation", at.run, at.round, at.attempt),
-            cohort=cohort,
-            min_cohort=settings.min_cohort,
-            colluders=math.floor(settings.colluding * cohort),
-            dropout=settings.dropout,
-            mechanism=MECHANISM if noise else "none",
-            mechanism_parameters=noise.parameters if noise else (),
-            noise_variance=noise.share_variance if noise else 0.0,
-            graph=COMPLETE if cohort <= COMPLETE_GRAPH_MOST else REGULAR,
-            last_receipt=self.last_receipt,
-            mode=settings.mode,
-        )
-
-    def settle(self, server: ServerRound) -> None:
-        """Owe every survivor of a finished round its receipt."""
-        receipts = server.receipts()
-        self.owed.update(receipts)
-        self.last_receipt = Receipt.decode(next(iter(receipts.values()))).digest
+AFTER_MASK = MASKED_ACTIONS[MASK_EXCHANGE + 1 :]
 
 
 class SecureSum(Protocol):
@@ -120,6 +46,11 @@ class SecureSum(Protocol):
         """Return who may take part in another attempt; None for everybody, as no input has left."""
         ...
 
+    @property
+    def blamed(self) -> Mapping[str, str]:
+        """Return who was dropped for what it sent, and why, also if its input is in the sum."""
+        ...
+
     def request(self, exchange: int, client: str) -> Instruction:
         """Return what to send."""
         ...
@@ -130,6 +61,10 @@ class SecureSum(Protocol):
 
     def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
         """End an exchange."""
+        ...
+
+    def abandon(self, reason: str) -> None:
+        """End the attempt without a sum, and forget what was added up."""
         ...
 
 
@@ -178,13 +113,13 @@ class MaskedSum:
             plan=at.plan if first else b"",
             arrays=self._arrays if first else {},
             message=self._server.request(client),
-            receipt=self._masking.owed.get(client, b"") if first else b"",
+            receipt=self._masking.receipt_for(client) if first else b"",
         )
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Hand an answer to the machine; what it refuses drops the client."""
         if exchange == 0:
-            self._masking.owed.pop(client, None)
+            self._masking.acknowledge(client)
         try:
             self._server.receive(client, reply.message, reply.arrays.get("masked"))
         except PrivacyError as error:
@@ -193,13 +128,25 @@ class MaskedSum:
     def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
         """End the exchange; the machine says who is asked next, or that the attempt is over."""
         phase = self._server.close_phase()
-        self._masking.at_fault |= self._server.at_fault
+        self._masking.judge(self._server)
         if phase is Phase.ABORTED:
             raise RoundAborted(self._server.abort_reason)
         if phase is Phase.DONE:
             self._masking.settle(self._server)
             return ()
-        return sorted(self._server.waiting)
+        asked = self._server.waiting
+        return tuple(client for client in reported if client in asked)
+
+    @property
+    def blamed(self) -> Mapping[str, str]:
+        """Return who was dropped for what it sent, and why, also if its input is in the sum."""
+        return self._server.dropped
+
+    def abandon(self, reason: str) -> None:
+        """End the attempt without a sum; who broke it is remembered."""
+        self._masking.judge(self._server)
+        if self._server.phase in EXPECTED:
+            self._server.abort(reason)
 
 
 class ElidedSum:
@@ -208,12 +155,13 @@ class ElidedSum:
     names: tuple[str, ...] = ELIDED_ACTIONS
     closes_early: int | None = None
 
-    def __init__(self, at: Occasion, offer: Offer, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, at: Occasion, offer: Offer, clients: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Start with the sum of nothing."""
         self._at = at
         self._arrays = arrays
         self._message = offer.encode()
         self._round = ElidedRound(offer)
+        self._clients = frozenset(clients)
         self._contributed: set[str] = set()
 
     @property
@@ -223,8 +171,8 @@ class ElidedSum:
 
     @property
     def may_retry(self) -> frozenset[str] | None:
-        """Return None: without masks there is no difference of two sums to protect."""
-        return None
+        """Return whom a masked round would ask again: nobody whose input was added."""
+        return self._clients - self._contributed
 
     def request(self, exchange: int, client: str) -> Instruction:
         """Return the offer, with model and plan."""
@@ -242,6 +190,7 @@ class ElidedSum:
             self._round.contribute_integers(client, integers)
         except PrivacyError as error:
             raise ValueError(str(error)) from None
+        self._contributed.add(client)
 
     def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
         """Decode the sum, if enough are in it."""
@@ -250,6 +199,14 @@ class ElidedSum:
         except PrivacyError as error:
             raise RoundAborted(str(error)) from None
         return ()
+
+    @property
+    def blamed(self) -> Mapping[str, str]:
+        """Return nobody: without a protocol there is none to break."""
+        return {}
+
+    def abandon(self, reason: str) -> None:
+        """Have nothing to forget that anything could be learned from."""
 
 
 def masked_sum(
@@ -268,20 +225,37 @@ def masked_sum(
     offer = masking.offer(at, vector, layout, len(clients), noise)
     arrays: dict[str, NDArray[Any]] = {} if vector is None else {"vector": vector}
     if offer.mode == ELIDED:
-        return ElidedSum(at, offer.signed(masking.identity), arrays)
+        return ElidedSum(at, offer.signed(masking.identity), clients, arrays)
     return MaskedSum(at, masking, offer, clients, arrays)
 
 
-class _Carried:
+class MaskedRound:
     """Exchanges that a secure sum does."""
 
     def __init__(self, inner: SecureSum) -> None:
+        """Carry what `inner` does."""
         self.sum = inner
         self.names = inner.names
         self.closes_early = inner.closes_early
         self.request = inner.request
         self.accept = inner.accept
         self.close = inner.close
+        self.abandon = inner.abandon
+
+    def verdicts(self, participants: Sequence[Participant], done: bool) -> tuple[Participant, ...]:
+        """Return what became of everybody who was asked, given what the round saw of it.
+
+        Whoever is in the sum has reported, also if it fell silent or misbehaved afterwards; the reason says so.
+        """
+        blamed, survivors = self.sum.blamed, self.survivors if done else frozenset[str]()
+        return tuple(
+            replace(
+                member,
+                outcome="reported" if member.client in survivors else member.outcome,
+                reason=member.reason or blamed.get(member.client, ""),
+            )
+            for member in participants
+        )
 
     @property
     def may_retry(self) -> frozenset[str] | None:
@@ -294,7 +268,7 @@ class _Carried:
         return frozenset(self.sum.aggregate.survivors)
 
 
-class MaskedTraining(_Carried):
+class MaskedTraining(MaskedRound):
     """A training round whose updates are only ever seen added up."""
 
     def __init__(self, at: Occasion, vector: NDArray[np.float32], clients: Sequence[str], masking: Masking) -> None:
@@ -310,7 +284,7 @@ class MaskedTraining(_Carried):
         return TrainingResult((blocks[UPDATE] / weight).astype(np.float32), float(blocks[METRICS][0]) / weight)
 
 
-class NoisedTraining(_Carried):
+class NoisedTraining(MaskedRound):
     """A training round whose sum comes noised: the clients' shares of noise are in it before anybody sees it.
 
     The mean is over the public number of survivors; no weight, loss or dataset size is part of the vector.
@@ -328,7 +302,7 @@ class NoisedTraining(_Carried):
         return TrainingResult((total.blocks[UPDATE] / len(total.survivors)).astype(np.float32), math.nan)
 
 
-class MaskedPreparation(_Carried):
+class MaskedPreparation(MaskedRound):
     """A preparation round whose statistics are only ever seen added up, exactly."""
 
     def __init__(self, at: Occasion, schema: Schema, clients: Sequence[str], masking: Masking) -> None:
@@ -340,26 +314,11 @@ class MaskedPreparation(_Carried):
         return self.sum.aggregate.blocks[STATISTICS]
 
 
-@dataclass
-class Receipts:
-    """One exchange that delivers what is still owed, at the end of a run."""
-
-    at: Occasion
-    masking: Masking
-    names: tuple[str, ...] = (RECEIPT_ACTION,)
-    closes_early: int | None = None
-
-    def request(self, exchange: int, client: str) -> Instruction:
-        """Return the receipt of a client."""
-        at = self.at
-        return Instruction(
-            RECEIPT_ACTION, at.run, at.round, at.attempt, b"", receipt=self.masking.owed.get(client, b"")
-        )
-
-    def accept(self, exchange: int, client: str, reply: Reply) -> None:
-        """Note that it was taken."""
-        self.masking.owed.pop(client, None)
-
-    def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
-        """Have nothing more to ask."""
-        return ()
+def inputs_left(participants: Iterable[Participant]) -> frozenset[str]:
+    """Return whose input left in an attempt: who answered the exchange that carries it, whatever came afterwards."""
+    carrying = ("mask", *ELIDED_ACTIONS)
+    return frozenset(
+        member.client
+        for member in participants
+        if member.exchange in AFTER_MASK or (member.outcome == "reported" and member.exchange in carrying)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tacit.models.errors import InputError
 from tacit.server.checkpoints import Checkpoints, RunState
+from tacit.server.rounds import Participant
 from tacit.server.run import RoundReport
 from tacit.server.store import Store
 from tacit.server.store.records import Participation, RoundRecord
@@ -65,3 +66,13 @@ class StoreRecorder:
     def attempts(self, round_number: int) -> int:
         """Return how many attempts at a round were kept."""
         return self._store.next_attempt(self._run, round_number)
+
+    def asked(self, round_number: int) -> tuple[Participant, ...]:
+        """Return what became of everybody that the kept attempts at a round asked."""
+        return tuple(
+            Participant(member.client, member.outcome, member.reason, member.exchange)
+            for record in self._store.rounds(self._run)
+            if record.number == round_number
+            for member in record.participation
+            if member.outcome != "selected"
+        )

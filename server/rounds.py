@@ -101,11 +101,20 @@ class Round:
         wanted: how many reports are enough; below `len(cohort)` this is over-selection.
         exchanges: what the messages mean.
         deadline_seconds: how long each exchange may take.
-        quorum: the share of `wanted` that must report in every exchange.
+        quorum: the share of `wanted` that must report in every exchange that it counts in.
+        quorum_counts_until: the last exchange in which it does; afterwards `Exchanges` alone says how many are enough.
+            None for all exchanges.
     """
 
     def __init__(
-        self, cohort: Sequence[str], wanted: int, exchanges: Exchanges, *, deadline_seconds: float, quorum: float
+        self,
+        cohort: Sequence[str],
+        wanted: int,
+        exchanges: Exchanges,
+        *,
+        deadline_seconds: float,
+        quorum: float,
+        quorum_counts_until: int | None = None,
     ) -> None:
         """Prepare the round; nothing is sent before `start`."""
         if len(set(cohort)) != len(cohort) or not 0 < wanted <= len(cohort):
@@ -116,7 +125,8 @@ class Round:
         self._exchanges = exchanges
         self._exchange = 0
         self._wanted = wanted
-        self._required = max(1, math.ceil(quorum * wanted - 1e-9))
+        self._quorum = max(1, math.ceil(quorum * wanted - 1e-9))
+        self._quorum_counts_until = len(exchanges.names) if quorum_counts_until is None else quorum_counts_until
         self._deadline_seconds = deadline_seconds
         self._cohort = tuple(cohort)
         self._pending: set[str] = set()
@@ -188,6 +198,9 @@ class Round:
         everybody = {**answered, **waiting, **self._gone}
         return tuple(everybody[client] for client in self._cohort if client in everybody)
 
+    def _required_in(self, exchange: int) -> int:
+        return self._quorum if exchange <= self._quorum_counts_until else 1
+
     def _check(self, call: str) -> None:
         if call not in ALLOWED[self.state]:
             raise RuntimeError(f"a round that is {self.state.value} cannot {call}")
@@ -208,14 +221,15 @@ class Round:
 
     def _advance(self, now: float) -> list[Request]:
         enough = self._exchange == self._exchanges.closes_early and len(self._reported) >= self._wanted
-        hopeless = len(self._reported) + len(self._pending) < self._required
+        required = self._required_in(self._exchange)
+        hopeless = len(self._reported) + len(self._pending) < required
         if self._pending and not enough and not hopeless:
             return []
         for client in sorted(self._pending):
             self._note(client, "late", "the round was over")
         self._pending.clear()
-        if len(self._reported) < self._required:
-            return self._abort(f"{len(self._reported)} reported, the quorum is {self._required}")
+        if len(self._reported) < required:
+            return self._abort(f"{len(self._reported)} reported, the quorum is {required}")
         try:
             following = self._exchanges.close(self._exchange, tuple(self._reported))
         except RoundAborted as error:
@@ -226,8 +240,8 @@ class Round:
             return []
         if len(set(following) & set(self._reported)) != len(following):
             raise ValueError("only clients that reported can be asked again, and only once")
-        if len(following) < self._required:
-            return self._abort(f"{len(following)} are left to ask, the quorum is {self._required}")
+        if len(following) < (required := self._required_in(self._exchange + 1)):
+            return self._abort(f"{len(following)} are left to ask, the quorum is {required}")
         self._exchange += 1
         return self._open(following, now)
 

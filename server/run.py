@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -24,13 +24,21 @@ from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, Training, TrainingResult
 from tacit.server.feasibility import check_cohorts, check_names, check_network
-from tacit.server.masked import MASK_EXCHANGE, MaskedPreparation, MaskedTraining, NoisedTraining
+from tacit.server.masked import (
+    MASK_EXCHANGE,
+    MaskedPreparation,
+    MaskedRound,
+    MaskedTraining,
+    NoisedTraining,
+    inputs_left,
+)
 from tacit.server.masking import Masking, Receipts
 from tacit.server.rounds import Exchanges, Participant, Round, RoundState
 from tacit.server.strategies import strategy_named
 from tacit.server.transport import Transport, drive
 
 ATTEMPTS = 3
+RECEIPT_SECONDS = 30.0  # to deliver the last receipts in
 BUDGET_SPENT = "the privacy budget is spent"
 
 Evaluate = Callable[[Plan, NDArray[np.float32]], Mapping[str, float]]
@@ -75,6 +83,10 @@ class Recorder(Protocol):
 
     def attempts(self, round_number: int) -> int:
         """Return how many attempts at a round were kept."""
+        ...
+
+    def asked(self, round_number: int) -> Sequence[Participant]:
+        """Return what became of everybody that the kept attempts at a round asked."""
         ...
 
 
@@ -135,10 +147,14 @@ class Run:
         """
         if self.masking is not None:
             check_cohorts(self.plan.recipe, self.masking, len(self._clients()), check_network(self.plan))
-        state = self.recorder.resume_point() or self._prepare()
-        while state.round < self.plan.recipe.training.rounds and not state.stopped:
-            state = self._round(state)
-        self._deliver_receipts(state)
+        try:
+            state = self.recorder.resume_point() or self._prepare()
+            while state.round < self.plan.recipe.training.rounds and not state.stopped:
+                state = self._round(state)
+        except RunFailed:
+            self._deliver_receipts(self.plan.recipe.training.rounds)
+            raise
+        self._deliver_receipts(state.round)
         if state.best_round and state.best_round != state.round:
             best = self.recorder.state_of(state.best_round)
             # Every round was released to somebody, whichever of them gave the best model.
@@ -198,11 +214,12 @@ class Run:
     def _round(self, state: RunState) -> RunState:
         number = state.round + 1
         first = self.recorder.attempts(number)
-        clients = self._clients()
         if self._noised and len(state.spent) >= self._horizon():
             return replace(state, stopped=BUDGET_SPENT)
+        # Whose masked input has left for this round takes part in no other attempt at it, also after a restart.
+        left = inputs_left(self.recorder.asked(number)) if first and self.masking else frozenset()
         for attempt in range(first, first + ATTEMPTS):
-            cohort, wanted = self.cohorts.draw(clients, number, attempt)
+            cohort, wanted = self.cohorts.draw(self._clients(left), number, attempt)
             at = Occasion(self.name, number, attempt, state.plan)
             if not cohort:
                 report = RoundReport(number, attempt, True, "the cohort was empty", 0.0, ())
@@ -216,14 +233,17 @@ class Run:
             report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted)
             state = self._spend(state, exchanges, len(cohort), done)
             if done:
-                return self._apply(state, report, exchanges.result())
-            retry = exchanges.may_retry
-            if retry is not None and len(retry) < wanted:
+                try:
+                    result = exchanges.result()
+                except ZeroDivisionError as error:  # every weight was rounded to zero, or somebody's was negative
+                    return self._apply(state, replace(report, reason=str(error)), None)
+                return self._apply(state, report, result)
+            left |= inputs_left(report.participants)
+            if left and len(self._clients(left)) < wanted:
                 return self._apply(
                     state, replace(report, committed=True, reason=f"over without a sum: {report.reason}"), None
                 )
             self._keep(report, None)
-            clients = tuple(client for client in self._clients() if retry is None or client in retry)
         raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
 
     def _training(
@@ -250,36 +270,38 @@ class Run:
         survivors = len(exchanges.survivors) if done else fewest
         return replace(state, spent=(*state.spent, Spent(cohort, survivors)))
 
-    def _deliver_receipts(self, state: RunState) -> None:
-        owed = tuple(sorted(self.masking.owed)) if self.masking is not None else ()
-        if self.masking is not None and owed:
-            exchanges = Receipts(Occasion(self.name, state.round, 0, b""), self.masking)
-            self._attempt(exchanges, owed, state.round, 0, quorum=1e-9)
+    def _deliver_receipts(self, number: int) -> None:
+        """Deliver the receipts that are still owed; whoever does not answer soon has one less."""
+        if self.masking is None or not self.masking.owed:
+            return
+        owed = tuple(client for client in self.transport.clients() if client in self.masking.owed)
+        if owed:
+            exchanges = Receipts(Occasion(self.name, number, 0, b""), self.masking)
+            deadline = min(self.plan.recipe.training.deadline_seconds, RECEIPT_SECONDS)
+            drive(Round(owed, len(owed), exchanges, deadline_seconds=deadline, quorum=1e-9), self.transport)
 
     def _attempt(
-        self,
-        exchanges: Exchanges,
-        cohort: tuple[str, ...],
-        number: int,
-        attempt: int,
-        *,
-        quorum: float | None = None,
-        wanted: int | None = None,
+        self, exchanges: Exchanges, cohort: tuple[str, ...], number: int, attempt: int, *, wanted: int | None = None
     ) -> tuple[RoundReport, bool]:
-        deadline = self.plan.recipe.training.deadline_seconds
-        quorum = quorum or self.plan.recipe.training.quorum
-        current = Round(cohort, wanted or len(cohort), exchanges, deadline_seconds=deadline, quorum=quorum)
+        training = self.plan.recipe.training
+        masked = isinstance(exchanges, MaskedRound)
+        current = Round(
+            cohort,
+            wanted or len(cohort),
+            exchanges,
+            deadline_seconds=training.deadline_seconds,
+            quorum=training.quorum,
+            quorum_counts_until=MASK_EXCHANGE if masked else None,
+        )
         started = self.clock()
         drive(current, self.transport)
         done = current.state is RoundState.COMPLETE
         seconds = self.clock() - started
         participants = current.participation()
-        if done and isinstance(exchanges, MaskedTraining | NoisedTraining | MaskedPreparation):
-            # Who is in the sum counts, also if it fell silent after its input was in.
-            participants = tuple(
-                replace(member, outcome="reported", reason="") if member.client in exchanges.survivors else member
-                for member in participants
-            )
+        if isinstance(exchanges, MaskedRound):
+            if not done:
+                exchanges.abandon(current.reason)
+            participants = exchanges.verdicts(participants, done)
         return RoundReport(number, attempt, done, current.reason, seconds, participants), done
 
     def _apply(self, state: RunState, report: RoundReport, result: TrainingResult | None) -> RunState:
@@ -313,12 +335,12 @@ class Run:
         if patience and state.round - state.best_round >= patience:
             state.stopped = f"no better {name} for {patience} rounds"
 
-    def _clients(self) -> tuple[str, ...]:
+    def _clients(self, without: Collection[str] = ()) -> tuple[str, ...]:
         at_fault = self.masking.at_fault if self.masking is not None else ()
         clients = tuple(client for client in self.transport.clients() if client not in at_fault)
         if not clients:
             raise RunFailed("no client can be reached")
-        return clients
+        return tuple(client for client in clients if client not in without)
 
     def _keep(self, report: RoundReport, state: RunState | None) -> None:
         self.recorder.commit(report, state)

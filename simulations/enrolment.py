@@ -9,7 +9,7 @@ from tacit.privacy.randomness import Randomness
 from tacit.privacy.secagg.loopback import Loopback
 from tacit.privacy.secagg.offer import ELIDED
 from tacit.privacy.secagg.policy import MemoryJournal, Policy
-from tacit.server.masked import Masking
+from tacit.server.masking import Masking
 from tacit.simulations.federation import Federation
 
 

@@ -15,7 +15,7 @@ from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.randomness import Keystream, SeededRandomness
 from tacit.server import run as run_module
-from tacit.server.masked import Masking
+from tacit.server.masking import Masking
 from tacit.simulations.cli.simulate import simulate as command
 from tacit.simulations.simulation import Simulation, simulate
 

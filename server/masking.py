@@ -1,0 +1,161 @@
+"""A coordinator's part in the masked rounds of a run: its offers, its receipts, and whom it no longer asks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
+from tacit.models.noise import MECHANISM, NoisePlan
+from tacit.models.recipe import SecureAggregationSection
+from tacit.privacy import identity as identities
+from tacit.privacy.codec import NO_DIGEST, Verify, sha256
+from tacit.privacy.identity import Identity
+from tacit.privacy.randomness import Randomness
+from tacit.privacy.secagg.blame import convicted
+from tacit.privacy.secagg.graph import COMPLETE, REGULAR
+from tacit.privacy.secagg.layout import Infeasible, Layout
+from tacit.privacy.secagg.offer import MAX_MEMBERS, Offer
+from tacit.privacy.secagg.receipt import Receipt
+from tacit.privacy.secagg.server import ServerRound
+from tacit.server.exchanges import Occasion
+
+COMPLETE_GRAPH_MOST = 200  # members; above, a regular graph keeps the work of each member nearly flat
+MOST_DELIVERIES = 3  # of a receipt that its member never acknowledges
+
+
+@dataclass(repr=False)
+class Masking:
+    """A coordinator's part in all masked rounds of a run; it holds no secret of any member.
+
+    Attributes:
+        identity: the coordinator's signing key.
+        authority_keys: the enrolment authorities whose certificates are accepted.
+        settings: the recipe's section.
+        randomness: where public rotation seeds come from.
+        verify: how signatures are verified.
+        now: seconds since 1970, for certificates.
+        owed: the receipts that were not delivered yet, by client.
+        last_receipt: digest of the last receipt of the run.
+        charges: pairs of members one of whom sent a false share, over all rounds.
+        at_fault: who was convicted of breaking the protocol, and is not asked again.
+        acknowledged: how many receipts were taken.
+        given_up: how many were not, however often they were delivered.
+    """
+
+    identity: Identity
+    authority_keys: frozenset[bytes]
+    settings: SecureAggregationSection
+    randomness: Randomness
+    verify: Verify = identities.verify
+    now: Callable[[], float] = time.time
+    owed: MutableMapping[str, bytes] = field(default_factory=dict)
+    last_receipt: bytes = NO_DIGEST
+    charges: set[tuple[str, str]] = field(default_factory=set)
+    at_fault: set[str] = field(default_factory=set)
+    acknowledged: int = 0
+    given_up: int = 0
+    _deliveries: Counter[str] = field(default_factory=Counter)
+    _largest_cohort: int = 0
+
+    def offer(
+        self,
+        at: Occasion,
+        vector: NDArray[np.float32] | None,
+        layout: Layout,
+        cohort: int,
+        noise: NoisePlan | None = None,
+    ) -> Offer:
+        """Return the unsigned offer of an attempt.
+
+        Raises:
+            Infeasible: no threshold is both safe and reachable; the error says which number to change.
+        """
+        settings = self.settings
+        if cohort > MAX_MEMBERS:
+            raise Infeasible(f"{cohort} clients are more than a masked round can have", f"ask at most {MAX_MEMBERS}")
+        self._largest_cohort = max(self._largest_cohort, cohort)
+        return Offer.plan(
+            run=at.run,
+            round=at.round,
+            attempt=at.attempt,
+            model_digest=sha256(b"" if vector is None else vector.data.cast("B")),
+            recipe_digest=sha256(at.plan),
+            layout=layout,
+            rotation_seed=self.randomness.key("rotation", at.run, at.round, at.attempt),
+            cohort=cohort,
+            min_cohort=settings.min_cohort,
+            colluders=self._colluders(cohort),
+            dropout=settings.dropout,
+            mechanism=MECHANISM if noise else "none",
+            mechanism_parameters=noise.parameters if noise else (),
+            noise_variance=noise.share_variance if noise else 0.0,
+            graph=COMPLETE if cohort <= COMPLETE_GRAPH_MOST else REGULAR,
+            last_receipt=self.last_receipt,
+            mode=settings.mode,
+        )
+
+    def settle(self, server: ServerRound) -> None:
+        """Owe every survivor of a finished round its receipt."""
+        receipts = server.receipts()
+        self.owed.update(receipts)
+        for client in receipts:
+            self._deliveries.pop(client, None)
+        self.last_receipt = Receipt.decode(next(iter(receipts.values()))).digest
+
+    def judge(self, server: ServerRound) -> None:
+        """Note who was convicted; charges add up over rounds, against as many colluders as the largest cohort has."""
+        self.charges |= server.charges
+        self.at_fault |= server.at_fault | convicted(self.charges, self._colluders(self._largest_cohort))
+
+    def receipt_for(self, client: str) -> bytes:
+        """Return the receipt to deliver to a client with whatever it is sent; empty if none is owed.
+
+        One that is never acknowledged, as by a member that restarted and cannot check it, is given up in the end: a
+        member must not be kept from all later rounds by one that it refuses.
+        """
+        if client not in self.owed:
+            return b""
+        if self._deliveries[client] >= MOST_DELIVERIES:
+            del self.owed[client], self._deliveries[client]
+            self.given_up += 1
+            return b""
+        self._deliveries[client] += 1
+        return self.owed[client]
+
+    def acknowledge(self, client: str) -> None:
+        """Note that a client has taken what it was sent, its receipt included."""
+        if self._deliveries.pop(client, 0) and self.owed.pop(client, None) is not None:
+            self.acknowledged += 1
+
+    def _colluders(self, cohort: int) -> int:
+        return math.floor(self.settings.colluding * cohort)
+
+
+@dataclass
+class Receipts:
+    """One exchange that delivers what is still owed, at the end of a run."""
+
+    at: Occasion
+    masking: Masking
+    names: tuple[str, ...] = (RECEIPT_ACTION,)
+    closes_early: int | None = None
+
+    def request(self, exchange: int, client: str) -> Instruction:
+        """Return the receipt of a client."""
+        at = self.at
+        return Instruction(RECEIPT_ACTION, at.run, at.round, at.attempt, b"", receipt=self.masking.receipt_for(client))
+
+    def accept(self, exchange: int, client: str, reply: Reply) -> None:
+        """Note that it was taken."""
+        self.masking.acknowledge(client)
+
+    def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
+        """Have nothing more to ask."""
+        return ()
