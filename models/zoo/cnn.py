@@ -1,8 +1,11 @@
 """A small convolutional network for images of 8x8 and more.
 
-The default width is a trade: 16 and 32 channels with 128 dense units are 207 thousand parameters for 28x28 images, half
-of what 32 and 64 channels have, and train 2.5 times as fast on a CPU, which buys more accuracy than the wider network's
-better rounds do. Every parameter also travels, and under user-level privacy brings its own share of the noise.
+Strides halve the image in each convolution, where most small networks convolve at full size and pool afterwards: a
+quarter of the products, and no pooling, which on a CPU costs more than these convolutions do. One local pass is three to
+four times as fast, and that buys more accuracy than the pooled network's better rounds do.
+
+The default width is a trade for the same reason: 16 and 32 channels with 64 dense units are 106 thousand parameters for
+28x28 images. Every parameter also travels, and under user-level privacy brings its own share of the noise.
 """
 
 from __future__ import annotations
@@ -23,14 +26,12 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     channels: list[_Width] = Field(default=[16, 32], min_length=2, max_length=2)
-    dense: _Width = 128
+    dense: _Width = 64
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Module:
-    """Return two 3x3 convolutions, each followed by pooling, and two linear layers.
-
-    The pooling comes before the activation: the same numbers, as both are monotone, from a quarter of the work.
+    """Return a 5x5 and a 3x3 convolution, each with stride 2, and two linear layers.
 
     Raises:
         InputError: `input_shape` is not `(channels, height, width)` with height and width of at least 8.
@@ -44,14 +45,13 @@ def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Mo
     channels, height, width = input_shape
     first, second = options.channels
     layers: list[nn.Module] = [
-        nn.Conv2d(channels, first, 3, padding=1),
-        nn.MaxPool2d(2),
+        nn.Conv2d(channels, first, 5, stride=2, padding=2),
         nn.ReLU(),
-        nn.Conv2d(first, second, 3, padding=1),
-        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(second * (height // 4) * (width // 4), options.dense),
+        # The padding makes each convolution halve a side, rounded up: a quarter of it, rounded up, is left.
+        nn.Linear(second * -(-height // 4) * -(-width // 4), options.dense),
         nn.ReLU(),
     ]
     if options.dropout:

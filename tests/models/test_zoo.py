@@ -1,5 +1,6 @@
 """Architectures: by name, by a user's factory, and always the same for the same seed."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,21 @@ def test_a_perceptron_has_the_parameters_that_its_widths_say(hidden: list[int], 
 
 
 def test_the_small_network_for_fashion_images_has_the_size_that_its_text_says() -> None:
-    convolutions = (9 * 1 + 1) * 16 + (9 * 16 + 1) * 32
-    dense = (32 * 7 * 7 + 1) * 128 + 129 * 10
-    assert layout_of(build("cnn", (1, 28, 28), 10, {})).size == convolutions + dense == 206_922
+    convolutions = (25 * 1 + 1) * 16 + (9 * 16 + 1) * 32
+    dense = (32 * 7 * 7 + 1) * 64 + 65 * 10
+    assert layout_of(build("cnn", (1, 28, 28), 10, {})).size == convolutions + dense == 106_122
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(8, 40), st.integers(8, 40), st.integers(1, 6), st.integers(1, 6), st.integers(1, 9))
+def test_the_small_network_halves_a_side_twice_and_rounds_up(
+    height: int, width: int, first: int, second: int, dense: int
+) -> None:
+    network = build("cnn", (1, height, width), 3, {"channels": [first, second], "dense": dense, "dropout": 0.5})
+    left = second * math.ceil(math.ceil(height / 2) / 2) * math.ceil(math.ceil(width / 2) / 2)
+    expected = (25 + 1) * first + (9 * first + 1) * second + (left + 1) * dense + (dense + 1) * 3
+    assert layout_of(network).size == expected
+    assert network(torch.zeros(2, 1, height, width)).shape == (2, 3)
 
 
 def test_the_default_residual_network_has_eighteen_layers_with_weights() -> None:
