@@ -1,8 +1,8 @@
 """A small convolutional network for images of 8x8 and more.
 
 Strides halve the image in each convolution, where most small networks convolve at full size and pool afterwards: a
-quarter of the products, and no pooling, which on a CPU costs more than these convolutions do. One local pass is three to
-four times as fast, and that buys more accuracy than the pooled network's better rounds do.
+quarter of the products, and no pooling, which on a CPU costs more than these convolutions do. A local pass is three
+times as fast, and that buys more accuracy than the pooled network's better rounds do.
 
 The default width is a trade for the same reason: 16 and 32 channels with 64 dense units are 106 thousand parameters for
 28x28 images. Every parameter also travels, and under user-level privacy brings its own share of the noise.
