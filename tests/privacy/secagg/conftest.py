@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import VerifiedSignatures
 from tacit.privacy.randomness import SeededRandomness
-from tacit.privacy.secagg import keys, loopback
+from tacit.privacy.secagg import keys, loopback, phases
 from tacit.privacy.secagg.client import ClientRound
 from tacit.privacy.secagg.encoding import centre, unpack
 from tacit.privacy.secagg.layout import Block, Layout
@@ -145,6 +146,24 @@ class Scene:
 
     def plain(self, name: str) -> np.ndarray:
         return np.concatenate([self.values(name)[block.name] for block in self.layout.blocks])
+
+    @staticmethod
+    def refuses(client: ClientRound, request: bytes, reason: str) -> RemoteProtocolError:
+        """Check that a member refuses a request for this reason."""
+        with pytest.raises(RemoteProtocolError) as caught:
+            client.receive(request)
+        assert caught.value.reason == reason
+        return caught.value
+
+    def copy_at_mask(self, at: int) -> ClientRound:
+        """Bring another member with the same draws to the state in which survivors are due."""
+        name = self.names[at]
+        client = self.client(name, journal=MemoryJournal())
+        client.receive(self.server.offer.encode())
+        client.receive(self.server._roster)
+        client.contribute(self.values(name), ledger_head=name.encode().ljust(32), ledger_counter=3)
+        client.receive(phases.delivery(self.server._state, self.server._members(), at).encode())
+        return client
 
     def next_attempt(self, **changes) -> Scene:
         """The same members, who remember what they did, in another attempt or round."""
