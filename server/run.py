@@ -138,6 +138,7 @@ class Run:
             raise ValueError("a run masks exactly if its recipe says so")
         self._noised = recipe.privacy.unit == "client"
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
+        self._fruitless = 0
 
     def execute(self) -> RunState:
         """Run to the end and return the final state: the best one where there is a validation share.
@@ -237,14 +238,22 @@ class Run:
                     result = exchanges.result()
                 except ZeroDivisionError as error:  # every weight was rounded to zero, or somebody's was negative
                     return self._apply(state, replace(report, reason=str(error)), None)
+                self._fruitless = 0
                 return self._apply(state, report, result)
             left |= inputs_left(report.participants)
             if left and len(self._clients(left)) < wanted:
-                return self._apply(
-                    state, replace(report, committed=True, reason=f"over without a sum: {report.reason}"), None
-                )
+                return self._over(state, report)
             self._keep(report, None)
         raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
+
+    def _over(self, state: RunState, report: RoundReport) -> RunState:
+        """End a round without a sum: too many inputs have left to ask again, so whatever comes next is a new round."""
+        report = replace(report, committed=True, reason=f"over without a sum: {report.reason}")
+        following = self._apply(state, report, None)
+        self._fruitless += 1
+        if self._fruitless == ATTEMPTS:
+            raise RunFailed(f"{ATTEMPTS} rounds in a row were {report.reason}{_mostly(report)}")
+        return following
 
     def _training(
         self, at: Occasion, vector: NDArray[np.float32], cohort: tuple[str, ...]
