@@ -97,7 +97,7 @@ class Features:
         first = self.schema.columns[0]
         return first.shape if first.kind == "image" else (self._starts[-1],)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of the canonical JSON."""
         text = json.dumps(self.to_json_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
