@@ -219,6 +219,9 @@ class Run:
             return replace(state, stopped=BUDGET_SPENT)
         # Whose masked input has left for this round takes part in no other attempt at it, also after a restart.
         left = inputs_left(self.recorder.asked(number)) if first and self.masking else frozenset()
+        if self._noised and left:
+            # The checkpoint is older than these attempts; each of them is counted, as inputs of one at least have left.
+            state = replace(state, spent=(*state.spent, *first * (self._fewest(state.vector.size),)))
         for attempt in range(first, first + ATTEMPTS):
             cohort, wanted = self.cohorts.draw(self._clients(left), number, attempt)
             at = Occasion(self.name, number, attempt, state.plan)
@@ -237,7 +240,7 @@ class Run:
                 try:
                     result = exchanges.result()
                 except ZeroDivisionError as error:  # every weight was rounded to zero, or somebody's was negative
-                    return self._apply(state, replace(report, reason=str(error)), None)
+                    return self._over(state, replace(report, reason=str(error)))
                 self._fruitless = 0
                 return self._apply(state, report, result)
             left |= inputs_left(report.participants)
@@ -268,6 +271,12 @@ class Run:
     def _horizon(self) -> int:
         """Return how many participations the noise was calibrated for."""
         return with_spare(self.plan.recipe.privacy.max_participations or self.plan.recipe.training.rounds)
+
+    def _fewest(self, parameters: int) -> Spent:
+        """Return the cost of a round of a whole cohort at the fewest survivors."""
+        clients = len(self._clients())
+        cohort = min(self.plan.recipe.training.cohort or clients, clients)
+        return Spent(cohort, noise_plan(self.plan.recipe, parameters, cohort).min_survivors)
 
     def _spend(self, state: RunState, exchanges: Exchanges, cohort: int, done: bool) -> RunState:
         """Count a round whose noised inputs left: at the survivors, or at the fewest allowed if none were summed."""
