@@ -48,6 +48,8 @@ class Membership:
         verify: how signatures are verified.
         now: seconds since 1970, for certificates.
         accept_elided: answer offers without masks, as a simulation's members do and no others.
+        public_rounding: where values without noise are rounded from, if not from `randomness`. What rounding adds hides
+            nothing, so a simulation takes it from the recipe's seed and can be repeated when its own is gone.
     """
 
     identity: Identity
@@ -58,6 +60,7 @@ class Membership:
     verify: Verify = identities.verify
     now: Callable[[], float] = time.time
     accept_elided: bool = False
+    public_rounding: Randomness | None = None
 
 
 @dataclass
@@ -140,11 +143,8 @@ class MaskedMember:
         if attempt.given or machine.state is not State.SHARED:
             return
         try:
-            given = self.contribute(attempt.offered, machine.offer, self._draws(machine.offer))
-            if isinstance(given, np.ndarray):
-                machine.contribute_integers(given, ledger_head=NO_DIGEST, ledger_counter=0)
-            else:
-                machine.contribute(given, ledger_head=NO_DIGEST, ledger_counter=0)
+            integers = self._integers(attempt.offered, machine.offer)
+            machine.contribute_integers(integers, ledger_head=NO_DIGEST, ledger_counter=0)
         except BaseException:
             machine.abandon()
             raise
@@ -157,11 +157,19 @@ class MaskedMember:
             raise RemoteProtocolError("not-masked", "a round without masks is a simulation, never answered")
         if offer.model_digest != vector_digest(instruction.arrays.get("vector")):
             raise RemoteProtocolError("other-model", "the offer is about another global vector than the one received")
-        given = self.contribute(instruction, offer, self._draws(offer))
+        return Reply(arrays={"integers": self._integers(instruction, offer).astype(np.int32, copy=False)})
+
+    def _integers(self, offered: Instruction, offer: Offer) -> NDArray[np.signedinteger]:
+        """Compute the member's input on the grid: the same whether masks will hide it or not."""
+        given = self.contribute(offered, offer, self._draws(offer))
         if isinstance(given, np.ndarray):
-            return Reply(arrays={"integers": given.astype(np.int32)})
-        rounding = input_rounding(self.membership.randomness, offer, self.membership.certificate.client)
-        return Reply(arrays={"integers": encode(offer.layout, given, offer.rotation_seed, rounding)})
+            return given
+        member, client = self.membership, self.membership.certificate.client
+        if member.public_rounding is None:
+            rounding = input_rounding(member.randomness, offer, client)
+        else:
+            rounding = Keystream(member.public_rounding.key("rounding", offer.round, offer.attempt, client))
+        return encode(offer.layout, given, offer.rotation_seed, rounding)
 
     def _draws(self, offer: Offer) -> Draws:
         member = self.membership

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tacit.client.masked import Membership
 from tacit.models.recipe import Recipe
+from tacit.privacy.codec import sha256
 from tacit.privacy.identity import VerifiedSignatures
-from tacit.privacy.randomness import Randomness
+from tacit.privacy.randomness import Randomness, SeededRandomness
 from tacit.privacy.secagg.loopback import Loopback
 from tacit.privacy.secagg.offer import ELIDED
 from tacit.privacy.secagg.policy import MemoryJournal, Policy
@@ -29,6 +30,7 @@ def enrol(federation: Federation, recipe: Recipe, randomness: Randomness) -> Mas
         min_cohort=settings.min_cohort,
         accept_regular_graph=True,
     )
+    rounding = SeededRandomness(sha256(f"rounding/{recipe.seed}".encode()))
     for agent in federation.agents.values():
         agent.join(
             Membership(
@@ -39,6 +41,7 @@ def enrol(federation: Federation, recipe: Recipe, randomness: Randomness) -> Mas
                 randomness,
                 verify,
                 accept_elided=settings.mode == ELIDED,
+                public_rounding=rounding,
             )
         )
     return Masking(parties.coordinator, authority_keys, settings, randomness, verify)

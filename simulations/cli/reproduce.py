@@ -30,7 +30,7 @@ WEIGHTS = "model.safetensors"
 def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format) -> None:
     """Run a finished simulation again, with the same recipe and cohorts, and compare the weights bit by bit.
 
-    Exits 0 if they are the same, 1 if not.
+    Exits 0 if they are the same, 1 if not. A run whose clients add noise never gives the same weights again.
 
     Example: tacit runs reproduce 20260314-101500-demo
     """
@@ -99,4 +99,9 @@ def _print(record: RunRecord, repeated: RunRecord, again: Simulation, before: st
     rows: list[tuple[object, ...]] = [(name, metrics.get(name), value) for name, value in sorted(again.metrics.items())]
     rows += [(f"environment {name}", *values) for name, values in changed.items()]
     print_table(("", record.run, repeated.run), rows)
-    click.echo("the weights are the same, bit for bit" if before == after else "the weights differ")
+    if before == after:
+        click.echo("the weights are the same, bit for bit")
+    elif again.summary["privacy"]["unit"] == "none":
+        click.echo("the weights differ")
+    else:
+        click.echo("the weights differ, as they must: the noise was secret and is drawn anew")
