@@ -7,21 +7,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.models.noise import MECHANISM, NoisePlan
-from tacit.models.recipe import SecureAggregationSection
+from tacit.models.recipe import Recipe, SecureAggregationSection
 from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import Randomness
 from tacit.privacy.secagg.blame import convicted
-from tacit.privacy.secagg.graph import COMPLETE, REGULAR
+from tacit.privacy.secagg.graph import COMPLETE, MILLION, REGULAR, least_survivors, topology
 from tacit.privacy.secagg.layout import Infeasible, Layout
-from tacit.privacy.secagg.offer import MAX_MEMBERS, Offer
+from tacit.privacy.secagg.offer import ELIDED, MAX_MEMBERS, Offer
+from tacit.privacy.secagg.policy import adversary
 from tacit.privacy.secagg.receipt import Receipt
 from tacit.privacy.secagg.server import ServerRound
 from tacit.server.exchanges import Occasion
@@ -91,12 +93,12 @@ class Masking:
             rotation_seed=self.randomness.key("rotation", at.run, at.round, at.attempt),
             cohort=cohort,
             min_cohort=settings.min_cohort,
-            colluders=self._colluders(cohort),
+            colluders=colluders_in(settings, cohort),
             dropout=settings.dropout,
             mechanism=MECHANISM if noise else "none",
             mechanism_parameters=noise.parameters if noise else (),
             noise_variance=noise.share_variance if noise else 0.0,
-            graph=COMPLETE if cohort <= COMPLETE_GRAPH_MOST else REGULAR,
+            graph=graph_of(cohort),
             last_receipt=self.last_receipt,
             mode=settings.mode,
         )
@@ -112,7 +114,7 @@ class Masking:
     def judge(self, server: ServerRound) -> None:
         """Note who was convicted; charges add up over rounds, against as many colluders as the largest cohort has."""
         self.charges |= server.charges
-        self.at_fault |= server.at_fault | convicted(self.charges, self._colluders(self._largest_cohort))
+        self.at_fault |= server.at_fault | convicted(self.charges, colluders_in(self.settings, self._largest_cohort))
 
     def receipt_for(self, client: str) -> bytes:
         """Return the receipt to deliver to a client with whatever it is sent; empty if none is owed.
@@ -134,8 +136,49 @@ class Masking:
         if self._deliveries.pop(client, 0) and self.owed.pop(client, None) is not None:
             self.acknowledged += 1
 
-    def _colluders(self, cohort: int) -> int:
-        return math.floor(self.settings.colluding * cohort)
+
+def colluders_in(settings: SecureAggregationSection, cohort: int) -> int:
+    """Return c, how many of a cohort may collude with the coordinator."""
+    return math.floor(settings.colluding * cohort)
+
+
+def graph_of(cohort: int) -> str:
+    """Return who shares masks with whom: everybody with everybody, unless there are too many for that."""
+    return COMPLETE if cohort <= COMPLETE_GRAPH_MOST else REGULAR
+
+
+def aggregation_facts(recipe: Recipe, clients: int) -> dict[str, Any]:
+    """Return how the rounds of a recipe hide single updates, for a full cohort, as plain values; None where not at all.
+
+    Args:
+        recipe: says the thresholds.
+        clients: how many clients the federation has.
+    """
+    settings, cohort = recipe.secure_aggregation, min(recipe.training.cohort or clients, clients)
+    facts: dict[str, Any] = dict.fromkeys(
+        ("threshold", "min_cohort", "mode", "min_survivors", "colluders", "dropout", "graph", "adversary")
+    )
+    if not settings.enabled:
+        return {"enabled": False} | facts
+    graph, colluders = graph_of(cohort), colluders_in(settings, cohort)
+    dropout_ppm = round(settings.dropout * MILLION)
+    return (
+        {"enabled": True}
+        | facts
+        | {
+            "threshold": topology(graph, cohort, colluders, dropout_ppm, NO_DIGEST).threshold,
+            "min_cohort": settings.min_cohort,
+            "mode": settings.mode,
+            "min_survivors": least_survivors(cohort, settings.min_cohort, dropout_ppm),
+            "colluders": colluders,
+            "dropout": settings.dropout,
+            "graph": graph,
+            # Members that pin no organisations must believe the coordinator that the others exist.
+            "adversary": "nobody: a simulation without masks"
+            if settings.mode == ELIDED
+            else adversary(graph, pinned=False),
+        }
+    )
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 from tacit.models.data.rows import Findings
 from tacit.models.recipe import Recipe
 from tacit.server.checkpoints import RunState
+from tacit.server.masking import aggregation_facts
 from tacit.server.store.records import ModelVersion, RoundRecord
 
 
@@ -40,7 +41,7 @@ def summarise(
         "best_round": state.best_round or state.round,
         "stopped": state.stopped,
         "privacy": {name: value for name, value in statement.items() if name not in ("sentence", "secure_aggregation")},
-        "secure_aggregation": {"enabled": recipe.secure_aggregation.enabled, "threshold": None, "min_cohort": None},
+        "secure_aggregation": aggregation_facts(recipe, clients),
         "timing": {
             "wall_seconds": seconds,
             "seconds_per_round": in_rounds / len(rounds) if rounds else None,

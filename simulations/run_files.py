@@ -127,6 +127,7 @@ class SecureAggregation(_Entry):
     enabled: bool = False
     threshold: int | None = None
     min_cohort: int | None = None
+    adversary: Line | None = None
 
 
 class Summary(_Entry):

@@ -79,9 +79,14 @@ class Policy:
 
     def adversary(self, offer: Offer) -> str:
         """Return whom the round withstands, in the words of the privacy statement."""
-        if self.pins is None:
-            return "honest-but-curious coordinator"
-        return "semi-malicious server" if offer.graph == REGULAR else "malicious coordinator"
+        return adversary(offer.graph, pinned=self.pins is not None)
+
+
+def adversary(graph: str, *, pinned: bool) -> str:
+    """Return whom a round over a graph withstands, depending on whether its members pin organisations."""
+    if not pinned:
+        return "honest-but-curious coordinator"
+    return "semi-malicious server" if graph == REGULAR else "malicious coordinator"
 
 
 class Journal(Protocol):

@@ -373,6 +373,12 @@ def test_a_run_with_privacy_shows_its_statement_to_the_last_digit(tmp_path: Path
     assert "sums over at least 5 clients; the threshold was 14." in page.words
 
 
+def test_the_page_says_whom_the_masks_withstand(tmp_path: Path) -> None:
+    secure = {"enabled": True, "threshold": 14, "min_cohort": 5, "adversary": "honest-but-curious coordinator"}
+    page = page_of(small(tmp_path, privacy=DIFFERENTIAL_PRIVACY, secure=secure))
+    assert "It withstands: honest-but-curious coordinator." in page.words
+
+
 @pytest.mark.parametrize("said", [{}, {"enabled": False}])
 def test_secure_aggregation_that_nobody_switched_on_is_off(tmp_path: Path, said: dict[str, Any]) -> None:
     small(tmp_path, privacy=DIFFERENTIAL_PRIVACY)
