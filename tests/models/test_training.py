@@ -1,7 +1,5 @@
 """A local pass: the same from the same seed, and what the definition says."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -288,26 +286,3 @@ def test_devices_are_found_or_refused() -> None:
             resolve_device("mps")
     if torch.cuda.is_available():
         assert resolve_device("cuda") == resolve_device("auto") == torch.device("cuda", 0)
-
-
-@pytest.mark.slow
-def test_a_pass_costs_at_most_what_a_bare_loop_costs_and_a_third() -> None:
-    architecture = Architecture("mlp", "", (1, 28, 28), 10)
-    inputs, targets = torch.randn(600, 1, 28, 28), torch.randint(0, 10, (600,))
-    model = architecture.build(seed=0)
-    layout = layout_of(model)
-    start = read_vector(model, layout)
-    given = LocalTraining(1, None, 32, "sgd", 0.05)
-    ours, bare = [], []
-    for seed in range(15):
-        begin = time.perf_counter()
-        train_locally(model, layout, start, inputs, targets, CLASSIFICATION, given, seed)
-        ours.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        optimizer = torch.optim.SGD(model.parameters(), 0.05)
-        for batch in torch.randperm(600).split(32):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[batch]), targets[batch]).backward()
-            optimizer.step()
-        bare.append(time.perf_counter() - begin)
-    assert sorted(ours)[7] < 1.3 * sorted(bare)[7]
