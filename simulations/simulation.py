@@ -161,12 +161,16 @@ def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
 
 
 def _use_threads(recipe: Recipe, resumed: RunDirectory | None, asked: int | None) -> int:
-    """Set and return torch's threads: one for the reference engine and small models, and as before when resuming."""
+    """Set and return torch's threads: one for the reference engine and small models, and as before when resuming.
+
+    Small models take milliseconds a step: a second thread gains nothing there, and where it must wait for its turn on a
+    busy machine it makes every step wait.
+    """
     if resumed is not None:
         threads = int(resumed.read_json("environment.json")["threads"])
     elif asked is not None:
         threads = asked
-    elif recipe.training.engine == "plain" or recipe.model.name in ("logistic", "mlp"):
+    elif recipe.training.engine == "plain" or recipe.model.name in ("logistic", "mlp", "cnn"):
         threads = 1
     else:
         threads = os.cpu_count() or 1
