@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -26,6 +26,15 @@ SECONDS = 60
 ROUNDS = 60
 # Enough rounds to be interrupted in; cohorts are drawn from the secret seed, moments live from round to round.
 SETTINGS = (f"training.rounds={ROUNDS}", "training.cohort=2", "strategy.name=fedadam")
+PROMISE = (
+    f"training.rounds={ROUNDS}",
+    "population.clients=6",
+    "training.cohort=5",
+    "secure_aggregation.enabled=true",
+    "secure_aggregation.min_cohort=3",
+    "privacy.unit=client",
+    "privacy.epsilon=50",
+)
 START = [sys.executable, "-m", "tacit", "simulate"]
 
 
@@ -39,9 +48,9 @@ def committed(db: Path) -> int:
         return 0
 
 
-def begin(out: str) -> subprocess.Popen[str]:
-    """Start a run of its own process."""
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+def begin(out: str, settings: Sequence[str] = SETTINGS) -> subprocess.Popen[str]:
+    """Start a run in a process of its own."""
+    settings = [word for setting in settings for word in ("--set", setting)]
     command = [*START, "tiny.toml", "--out", out, *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
@@ -66,7 +75,9 @@ def cohorts(db: str) -> list[list[str]]:
         return [[member.client for member in one.participation] for one in store.rounds(run.run)]
 
 
-def uninterrupted(home: Path, name: str, seed: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
+def uninterrupted(
+    home: Path, name: str, seed: bytes, monkeypatch: pytest.MonkeyPatch, settings: Sequence[str] = SETTINGS
+) -> Path:
     """Run the same from the same secret seed elsewhere, in one go."""
     elsewhere = home / "elsewhere"
     elsewhere.mkdir()
@@ -74,7 +85,7 @@ def uninterrupted(home: Path, name: str, seed: bytes, monkeypatch: pytest.Monkey
         patched.setattr("tacit.simulations.simulation.secrets.token_bytes", lambda count: seed)
         simulate(
             "tiny.toml",
-            SETTINGS,
+            settings,
             out=elsewhere / name,
             db=str(elsewhere / "tacit.db"),
             models=elsewhere / "models-store",
@@ -124,6 +135,22 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     reproduced = tacit("runs", "reproduce", "stopped", "--format", "json")
     assert reproduced.code == 0, reproduced.err
     assert json.loads(reproduced.out)["identical"] is True
+
+
+def test_a_killed_run_with_a_promise_masks_and_noises_on_as_if_nothing_had_happened(
+    tacit: Tacit, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = begin("runs/private", PROMISE)
+    stop(process, signal.SIGKILL, rounds=7)
+    seed = (home / "runs/private/.run-seed").read_bytes()
+    resumed = tacit("simulate", "runs/private/recipe.toml", "--out", "runs/private", "--resume")
+    assert resumed.code == 0, resumed.err
+    straight = uninterrupted(home, "private", seed, monkeypatch, PROMISE)
+    assert weights(home / "runs/private") == weights(straight)
+    statements = [json.loads((run / "privacy.json").read_text()) for run in (home / "runs/private", straight)]
+    assert statements[0] == statements[1]
+    assert 0 < statements[0]["epsilon"] <= 50
+    assert statements[0]["participations"] == ROUNDS
 
 
 def test_ctrl_c_before_the_first_round_leaves_a_run_that_can_go_on(tacit: Tacit, home: Path) -> None:
