@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tacit.client.masked import Draws, Integers, MaskedMember, Membership, Values
-from tacit.models.contributions import STATISTICS, preparation_layout, training_layout, training_values
+from tacit.models.contributions import (
+    COUNTS,
+    asks_for_statistics,
+    preparation_layout,
+    preparation_values,
+    training_layout,
+    training_values,
+)
 from tacit.models.data.rows import Rows
 from tacit.models.errors import InputError
 from tacit.models.features import Features
 from tacit.models.messages import ACTIONS, PLAIN_ACTIONS, Instruction, Reply, float32_vector
 from tacit.models.noise import MECHANISM, NoisePlan, noise_plan
 from tacit.models.plan import Plan, decode_plan
-from tacit.models.preparation import preparation_size, preparation_sums
+from tacit.models.preparation import preparation_sums
 from tacit.models.tasks import Task
 from tacit.models.training import (
     LocalResult,
@@ -220,9 +227,12 @@ def masked_contribution(
         RemoteProtocolError: the offer is not what the plan says, such as one with less noise.
     """
     plan = decode_plan(instruction.plan)
-    if plan.features is None:
-        _check_offer(offer, preparation_layout(preparation_size(plan.schema)))
-        return state, {STATISTICS: preparation_sums(_rows(holdings, plan), plan.schema)}
+    if asks_for_statistics(plan):
+        _check_offer(offer, preparation_layout(plan))
+        rows = _rows(holdings, plan)
+        if plan.features is not None:
+            return state, {COUNTS: np.array([float(len(rows))])}
+        return state, preparation_values(preparation_sums(rows, plan.schema), plan.schema)
     _, layout, _, _ = bench.network(instruction.plan, plan)
     if plan.recipe.privacy.unit == "client":
         noise = noise_plan(plan.recipe, layout.size, offer.cohort)

@@ -18,7 +18,18 @@ from tacit.models.zoo.architecture import Architecture
 
 @dataclass(frozen=True)
 class Plan:
-    """The recipe, the dictionary of the data and, once the preparation round is over, features and architecture."""
+    """The recipe, the dictionary of the data and, once the preparation round is over, features and architecture.
+
+    Attributes:
+        recipe: what is run.
+        schema: the dictionary of the data.
+        features: the preprocessing.
+        architecture: the network.
+        proximal_mu: the strategy's proximal term.
+        target_mean: mean of the targets of a regression.
+        target_scale: their standard deviation.
+        mean_examples: a client's mean number of examples, which weights are relative to; 0 asks for it.
+    """
 
     recipe: Recipe
     schema: Schema

@@ -11,7 +11,7 @@ from tacit.models.data.rows import Rows, Schema
 from tacit.models.errors import InputError
 from tacit.models.features import Features, Standardise, fit, statistics, statistics_size
 from tacit.models.plan import Plan
-from tacit.models.statistics import row_count
+from tacit.models.statistics import row_count, statistics_counts
 from tacit.models.zoo.architecture import Architecture
 
 _TARGET_SUMS = 3
@@ -23,6 +23,12 @@ PIXEL_SCALE = 0.4
 def preparation_size(schema: Schema) -> int:
     """Return how many numbers every client adds."""
     return statistics_size(schema) + (0 if schema.classes else _TARGET_SUMS)
+
+
+def count_places(schema: Schema) -> NDArray[np.bool_]:
+    """Return which of the numbers are counts; the others are sums and sums of squares."""
+    places = statistics_counts(schema)
+    return places if schema.classes else np.concatenate([places, [True, False, False]])
 
 
 def preparation_sums(rows: Rows, schema: Schema) -> NDArray[np.float64]:

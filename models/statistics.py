@@ -45,6 +45,16 @@ def statistics_size(schema: Schema) -> int:
     return sum(map(column_size, schema.columns)) + 1 + len(schema.classes)
 
 
+def statistics_counts(schema: Schema) -> NDArray[np.bool_]:
+    """Return which of the statistics are counts, whole numbers that are never negative, shape `(size,)`."""
+    moments = np.array([True, False, False])
+    parts = [
+        np.ones(HASH_BUCKETS, bool) if column.kind == "categorical" else np.tile(moments, column_size(column) // 3)
+        for column in schema.columns
+    ]
+    return np.concatenate([*parts, np.ones(1 + len(schema.classes), bool)])
+
+
 def column_parts(schema: Schema, statistics: NDArray[np.float64]) -> Iterator[tuple[Column, NDArray[np.float64]]]:
     """Yield each column with its part of `statistics`."""
     start = 0

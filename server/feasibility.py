@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tacit.models.contributions import preparation_layout
+from tacit.models.contributions import training_layout
 from tacit.models.errors import InputError
 from tacit.models.noise import noise_plan
 from tacit.models.plan import Plan
@@ -68,7 +68,7 @@ def check_cohorts(recipe: Recipe, masking: Masking, clients: int, parameters: in
     """
     at, cohort = Occasion(recipe.name, 0, 0, b""), min(recipe.training.cohort or clients, clients)
     for size, training in ((clients, False), (cohort, True)):
-        layout, noise = preparation_layout(1), None
+        layout, noise = training_layout(1, size), None
         try:
             if training and recipe.privacy.unit == "client":
                 noise = noise_plan(recipe, parameters, size)

@@ -10,11 +10,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.models.contributions import METRICS, STATISTICS, UPDATE, WEIGHT, preparation_layout, training_layout
-from tacit.models.data.rows import Schema
+from tacit.models.contributions import (
+    COUNTS,
+    METRICS,
+    UPDATE,
+    WEIGHT,
+    preparation_layout,
+    preparation_total,
+    training_layout,
+)
 from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, Instruction, Reply
 from tacit.models.noise import NoisePlan
-from tacit.models.preparation import preparation_size
+from tacit.models.plan import Plan
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.secagg.aggregate import Aggregate
 from tacit.privacy.secagg.elided import ElidedRound
@@ -305,13 +312,18 @@ class NoisedTraining(MaskedRound):
 class MaskedPreparation(MaskedRound):
     """A preparation round whose statistics are only ever seen added up, exactly."""
 
-    def __init__(self, at: Occasion, schema: Schema, clients: Sequence[str], masking: Masking) -> None:
+    def __init__(self, at: Occasion, plan: Plan, clients: Sequence[str], masking: Masking) -> None:
         """Offer the round to `clients`; see `masked_sum`."""
-        super().__init__(masked_sum(at, None, preparation_layout(preparation_size(schema)), clients, masking))
+        super().__init__(masked_sum(at, None, preparation_layout(plan), clients, masking))
+        self._schema = plan.schema
 
     def total(self) -> NDArray[np.float64]:
         """Return the sum over the survivors."""
-        return self.sum.aggregate.blocks[STATISTICS]
+        return preparation_total(self.sum.aggregate.blocks, self._schema)
+
+    def rows(self) -> float:
+        """Return how many rows the survivors have, where nothing else was asked for."""
+        return float(self.sum.aggregate.blocks[COUNTS][0])
 
 
 def inputs_left(participants: Iterable[Participant]) -> frozenset[str]:

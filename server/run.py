@@ -163,34 +163,38 @@ class Run:
         return state
 
     def _prepare(self) -> RunState:
-        schema = self.plan.schema
-        if self.plan.features is not None:
-            report = RoundReport(0, self.recorder.attempts(0), True, "the warm start's preparation", 0.0, ())
-            return self._begin(replace(self.plan, proximal_mu=self._strategy.proximal_mu), report)
-        if self._noised and has_public_features(schema):
-            plan = public_plan(self.plan, self._task.outputs(schema), self._strategy.proximal_mu)
+        plan, schema = replace(self.plan, proximal_mu=self._strategy.proximal_mu), self.plan.schema
+        if plan.features is not None:
+            if self.masking is None or self._noised or not self._by_examples:
+                report = RoundReport(0, self.recorder.attempts(0), True, "the warm start's preparation", 0.0, ())
+                return self._begin(plan, report)
+            plan = replace(plan, mean_examples=0.0)  # of this federation, which the earlier one's model cannot know
+        elif self._noised and has_public_features(schema):
+            plan = public_plan(plan, self._task.outputs(schema), plan.proximal_mu)
             return self._begin(plan, RoundReport(0, self.recorder.attempts(0), True, "nothing to prepare", 0.0, ()))
-        plan_bytes = self.plan.encode()
-        clients = self._clients()
+        exchanges, report = self._statistics(plan)
+        if plan.features is not None and isinstance(exchanges, MaskedPreparation):
+            mean_examples = max(exchanges.rows() / report.reported, 1.0)
+            return self._begin(replace(plan, mean_examples=mean_examples), report)
+        plan = prepared_plan(plan, exchanges.total(), report.reported, self._task.outputs(schema), plan.proximal_mu)
+        return self._begin(plan, report)
+
+    def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
+        clients, encoded = self._clients(), plan.encode()
         first = self.recorder.attempts(0)
         for attempt in range(first, first + ATTEMPTS):
-            at = Occasion(self.name, 0, attempt, plan_bytes)
+            at = Occasion(self.name, 0, attempt, encoded)
             exchanges = (
-                MaskedPreparation(at, schema, clients, self.masking) if self.masking else Preparation(at, schema)
+                MaskedPreparation(at, plan, clients, self.masking) if self.masking else Preparation(at, plan.schema)
             )
             report, done = self._attempt(exchanges, clients, 0, attempt)
             if done:
-                break
+                return exchanges, report
             self._keep(report, None)
             if exchanges.may_retry is not None:
                 # A sum over fewer clients would show, as a difference, what the missing ones hold.
                 raise RunFailed(f"the preparation failed after statistics had left: {report.reason}{_mostly(report)}")
-        else:
-            raise RunFailed(f"the preparation failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
-        plan = prepared_plan(
-            self.plan, exchanges.total(), report.reported, self._task.outputs(schema), self._strategy.proximal_mu
-        )
-        return self._begin(plan, report)
+        raise RunFailed(f"the preparation failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
 
     def _begin(self, plan: Plan, report: RoundReport) -> RunState:
         vector = self._initial_vector(plan)

@@ -152,9 +152,11 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
             deadline_seconds=positive,
             quorum=st.floats(0.01, 1),
-            over_selection=fraction,
         )
     )
+    masked = draw(st.booleans())
+    if not masked:
+        training |= draw(some(over_selection=fraction))
     return {
         "name": draw(NAMES),
         "seed": draw(st.integers(0, 2**63 - 1)),
@@ -164,6 +166,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         | draw(some(partition=st.sampled_from(["iid", "dirichlet", "shards"]), alpha=positive, column=TEXT)),
         "model": draw(some(name=TEXT, init=TEXT)) | draw(st.dictionaries(OPTION_NAMES, PLAIN, max_size=3)),
         "training": training,
+        "secure_aggregation": {"enabled": masked},
         "strategy": draw(some(name=TEXT, beta_1=fraction, tau=positive, server_learning_rate=positive)),
         "evaluation": draw(some(every=st.integers(1, 9), validation=st.floats(0.01, 0.9), patience=st.integers(0, 9))),
     }
@@ -280,6 +283,7 @@ TOGETHER = [
         ["training.sampling=poisson", "training.over_selection=0.5"],
         "training.over_selection means nothing to a poisson",
     ),
+    (["training.over_selection=0.5"], "training.over_selection means nothing to a masked round"),
     (["evaluation.patience=3", "evaluation.validation=0"], "evaluation.patience needs a validation share"),
     (["model.factory=package.module"], 'model.factory is not usable; write "package.module:function"'),
     (["model.width=nan"], "an option in [model] is a date or not a finite number"),
