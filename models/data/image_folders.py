@@ -71,7 +71,7 @@ def _read(paths: list[Path], size: int, mode: str | None) -> NDArray[np.uint8]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise InputError("needs pillow", where="data source images:", right="install tacit[agent]") from error
+        raise InputError("needs pillow", where="data source images", right="install tacit[agent]") from error
     pictures = [_picture(path, size, mode, Image) for path in paths]
     channels = max(picture.shape[0] for picture in pictures)
     first = pictures[0].shape[1:]

@@ -38,7 +38,7 @@ def parse_address(source: str, environ: Mapping[str, str]) -> Address:
     scheme, colon, rest = source.strip().partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
         raise InputError("names no scheme", where=where, right="scheme:location, for example csv:data/train.csv")
-    where = f"data source {scheme}:"
+    where = f"data source {scheme}"
     location, _, query = rest.partition("?")
     if not location:
         raise InputError("names no location", where=where, right=f"{scheme}:LOCATION")
@@ -70,7 +70,7 @@ def check_options(scheme: str, options: Mapping[str, str], known: Iterable[str])
     known = tuple(known)
     for key in options:
         if key not in known:
-            raise unknown("option", key, known, where=f"data source {scheme}:")
+            raise unknown("option", key, known, where=f"data source {scheme}")
 
 
 def check_task(scheme: str, task: str, possible: Iterable[str]) -> None:
@@ -78,7 +78,7 @@ def check_task(scheme: str, task: str, possible: Iterable[str]) -> None:
     possible = tuple(possible)
     if task not in possible:
         raise InputError(
-            f"has no data for the task {task!r}", where=f"data source {scheme}:", right=f"task {' or '.join(possible)}"
+            f"has no data for the task {task!r}", where=f"data source {scheme}", right=f"task {' or '.join(possible)}"
         )
 
 

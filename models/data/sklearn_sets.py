@@ -31,7 +31,7 @@ def open_sklearn(location: str, options: Mapping[str, str], *, task: str, label:
     """
     where = f"sklearn:{location}"
     if location not in _TASKS:
-        raise unknown("data set", location, _TASKS, where="data source sklearn:")
+        raise unknown("data set", location, _TASKS, where="data source sklearn")
     check_options("sklearn", options, ())
     check_task("sklearn", task, _TASKS[location])
     try:

@@ -116,6 +116,6 @@ def _installed_connector(scheme: str) -> Connector:
         connector: Connector = offered[scheme].load()
     except (ImportError, AttributeError) as error:
         raise InputError(
-            "its connector cannot be loaded", where=f"data source {scheme}:", right="install it again, or remove it"
+            "its connector cannot be loaded", where=f"data source {scheme}", right="install it again, or remove it"
         ) from error
     return connector

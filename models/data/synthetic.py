@@ -35,7 +35,7 @@ def open_synthetic(location: str, options: Mapping[str, str], *, task: str, labe
         InputError: the kind or an option is unknown, or a value is out of range.
     """
     if location not in _TASKS:
-        raise unknown("kind", location, _TASKS, where="data source synthetic:")
+        raise unknown("kind", location, _TASKS, where="data source synthetic")
     check_options("synthetic", options, _OPTIONS[location])
     check_task("synthetic", task, (_TASKS[location],))
     images = location == "images"
