@@ -1,6 +1,6 @@
 """A small federation that masks, driven through Tacit's own ServerApp and ClientApp within this process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +44,8 @@ quorum = 0.1
 [evaluation]
 validation = 0.0
 """
+LATE = "no answer within 600 s"
+ONE_ROUND = ["training.rounds=1"]
 PHASES = ("advertise", "share", "mask", "sign", "unmask")
 Vanish = Callable[[int, str, str, int], bool]
 """Whether a client's answer never comes: `(client, action, round, attempt)`."""
@@ -203,3 +205,34 @@ def seen(client: str, message: Message, reply: Message) -> Sent:
     assert isinstance(arrays, ArrayRecord)
     vectors = {name: (array.dtype, bytes(array.data)) for name, array in arrays.items()}
     return Sent(client, action, number, attempt, config["header"], config["message"], vectors)
+
+
+def names(clients: Iterable[int]) -> set[str]:
+    return {f"c{client:02d}" for client in clients}
+
+
+def silent(*gone: tuple[str, int], number: int = 1, attempt: int | None = None) -> Callable[[int, str, int, int], bool]:
+    """Drop clients in a phase of one round: `(phase, client)`."""
+
+    def vanish(client: int, action: str, at_round: int, at_attempt: int) -> bool:
+        return at_round == number and (attempt is None or at_attempt == attempt) and (action, client) in gone
+
+    return vanish
+
+
+_SUMS: dict[frozenset[int], bytes] = {}
+
+
+def model_over(survivors: Iterable[int]) -> bytes:
+    """Return the model after one round over some clients, from their integers added up without any mask."""
+    key = frozenset(survivors)
+    if key not in _SUMS:
+        gone = [("contribute", client) for client in set(range(10)) - key]
+        _SUMS[key] = (
+            Masked([*ONE_ROUND, "secure_aggregation.mode=elided"], vanish=silent(*gone)).execute().vector.tobytes()
+        )
+    return _SUMS[key]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
