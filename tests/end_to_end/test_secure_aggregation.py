@@ -311,3 +311,26 @@ def test_the_model_that_travels_is_the_one_that_the_offer_is_about() -> None:
         2: {sha256(states[1].vector.tobytes())},
     }
     assert decode_plan(states[2].plan).features is not None and SCHEMA == decode_plan(states[2].plan).schema
+
+
+def test_a_warm_start_weighs_clients_as_a_run_without_masks_does() -> None:
+    """The features are known, so the number of rows is all that is asked for before the first round."""
+    first = Masked(["training.rounds=1"])
+    first.execute()
+    began = decode_plan(first.recorder.states[1].plan)
+
+    def warm(*overrides: str) -> Masked:
+        federation = Masked(overrides)
+        plan = replace(began, recipe=federation.recipe, mean_examples=1.0)
+        federation.execute(plan=plan, initial=np.linspace(-1, 1, 12, dtype=np.float32))
+        return federation
+
+    plain, masked = warm("secure_aggregation.enabled=false"), warm()
+    np.testing.assert_allclose(masked.recorder.states[2].vector, plain.recorder.states[2].vector, atol=5e-6)
+    uniform = warm("strategy.weighting=uniform")
+    assert np.abs(uniform.recorder.states[2].vector - plain.recorder.states[2].vector).max() > 1e-3
+    assert decode_plan(masked.recorder.states[0].plan).mean_examples == 30.0
+    assert [r.reported for r in masked.recorder.reports] == [10, 10, 10]
+    assert [r.reported for r in uniform.recorder.reports] == [0, 10, 10]  # nothing to ask for
+    sizes = {len(data) for sent in masked.sent if sent.round == 0 for _, data in sent.arrays.values()}
+    assert sizes == {4 * 3}  # one number of 48 bits
