@@ -2,12 +2,22 @@
 
 import json
 import os
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from .conftest import Tacit
 
 needs_data = pytest.mark.skipif("TACIT_DATA" not in os.environ, reason="TACIT_DATA does not name the data's directory")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Give torch the number of threads back that it had: a run sets its own."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def metrics(tacit: Tacit, recipe: str, *settings: str) -> dict[str, float]:
@@ -19,8 +29,10 @@ def metrics(tacit: Tacit, recipe: str, *settings: str) -> dict[str, float]:
     return found
 
 
-def test_fifty_owners_of_digits_learn_to_read_them(tacit: Tacit) -> None:
-    assert metrics(tacit, "demo")["accuracy"] >= 0.92
+# Without masks the sums are the same to the last bit, and there in a third of the time.
+@pytest.mark.parametrize("mode", ["elided", pytest.param("real", marks=pytest.mark.slow)])
+def test_fifty_owners_of_digits_learn_to_read_them(tacit: Tacit, mode: str) -> None:
+    assert metrics(tacit, "demo", f"secure_aggregation.mode={mode}")["accuracy"] >= 0.92
 
 
 @needs_data
