@@ -22,7 +22,7 @@ from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import encode
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.policy import Journal, Policy
-from tacit.privacy.secagg.receipt import Receipt
+from tacit.privacy.secagg.receipt import offer_digest_of
 
 MOST_OWED = 8  # rounds whose receipts are waited for, and receipts that may come again
 Key = TypeVar("Key")
@@ -185,7 +185,7 @@ class MaskedMember:
         known = sha256(data)
         if known in self._accepted:
             return
-        offer_digest = Receipt.decode(data).offer_digest
+        offer_digest = offer_digest_of(data)
         machine = self._owed.get(offer_digest)
         if machine is None:
             raise RemoteProtocolError("unknown-receipt", "it is for no round that this member waits for")

@@ -93,6 +93,11 @@ class Receipt(SignedMessage):
         )
 
 
+def offer_digest_of(data: bytes) -> bytes:
+    """Return H(Offer) of an encoded receipt, its first field, by which a member finds what it is about."""
+    return data[1 : 1 + DIGEST_BYTES]
+
+
 def check_receipt(
     receipt: Receipt, coordinator_key: bytes, client: str, ledger_head: bytes, ledger_counter: int, verify: Verify
 ) -> None:

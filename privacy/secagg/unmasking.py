@@ -72,18 +72,17 @@ class SurvivorSignature(Message):
 
 
 Signatures = tuple[tuple[int, bytes], ...]
+_SIGNATURE = struct.Struct(f">H{SIGNATURE_BYTES}s")
 
 
 def write_signatures(out: Writer, signatures: Signatures) -> None:
     """Append a list of members and their signatures."""
-    out.list(signatures, lambda entry: out.u16(entry[0]).fixed(entry[1]))
+    out.u32(len(signatures)).fixed(b"".join(_SIGNATURE.pack(*entry) for entry in signatures))
 
 
 def read_signatures(source: Reader) -> Signatures:
     """Take a list of members and their signatures, each member once."""
-    signatures = source.list(
-        lambda: (source.u16(), source.signature()), most=MAX_MEMBERS, item_bytes=2 + SIGNATURE_BYTES
-    )
+    signatures = tuple(_SIGNATURE.iter_unpack(source.records(_SIGNATURE.size, MAX_MEMBERS)))
     check_members([member for member, _ in signatures])
     return signatures
 

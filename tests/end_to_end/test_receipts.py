@@ -58,10 +58,11 @@ def forging(change: Callable[[Instruction, dict[str, bytes]], bytes], victim: st
     [
         (lambda at, known: flipped(at.receipt), "bad-signature"),
         (lambda at, known: known["c00"], "bad-receipt: it is for another member"),
-        (lambda at, known: b"\x0c" + bytes(64), "truncated"),
-        (lambda at, known: at.message, "unexpected-message"),
+        (lambda at, known: b"\x0c" + bytes(64), "unknown-receipt"),
+        (lambda at, known: at.message, "unknown-receipt"),
+        (lambda at, known: at.receipt[:-1], "truncated"),
     ],
-    ids=["forged", "another's", "malformed", "another message"],
+    ids=["forged", "another's", "malformed", "another message", "truncated"],
 )
 def test_a_wrong_receipt_is_refused_and_drops_its_client_with_the_reason(
     change: Callable[[Instruction, dict[str, bytes]], bytes], reason: str
