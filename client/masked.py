@@ -20,6 +20,7 @@ from tacit.privacy.randomness import Keystream, Randomness
 from tacit.privacy.secagg.client import ClientRound, State
 from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import encode
+from tacit.privacy.secagg.keys import Agree, agreement
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.policy import Journal, Policy
 from tacit.privacy.secagg.receipt import offer_digest_of
@@ -47,6 +48,7 @@ class Membership:
         randomness: where its secret draws come from.
         verify: how signatures are verified.
         now: seconds since 1970, for certificates.
+        agree: how secrets are agreed on.
         accept_elided: answer offers without masks, as a simulation's members do and no others.
         public_rounding: where values without noise are rounded from, if not from `randomness`. What rounding adds hides
             nothing, so a simulation takes it from the recipe's seed and can be repeated when its own is gone.
@@ -59,6 +61,7 @@ class Membership:
     randomness: Randomness
     verify: Verify = identities.verify
     now: Callable[[], float] = time.time
+    agree: Agree = agreement
     accept_elided: bool = False
     public_rounding: Randomness | None = None
 
@@ -130,6 +133,7 @@ class MaskedMember:
             model_digest=vector_digest(instruction.arrays.get("vector")),
             now=int(member.now()),
             verify=member.verify,
+            agree=member.agree,
         )
         reply = machine.receive(instruction.message)
         if attempt is not None:

@@ -7,6 +7,7 @@ from tacit.models.recipe import Recipe
 from tacit.privacy.codec import sha256
 from tacit.privacy.identity import VerifiedSignatures
 from tacit.privacy.randomness import Randomness, SeededRandomness
+from tacit.privacy.secagg.keys import SharedAgreements
 from tacit.privacy.secagg.loopback import Loopback
 from tacit.privacy.secagg.offer import ELIDED
 from tacit.privacy.secagg.policy import MemoryJournal, Policy
@@ -18,10 +19,10 @@ def enrol(federation: Federation, recipe: Recipe, randomness: Randomness) -> Mas
     """Give every agent an identity and a certificate, and return the coordinator's part.
 
     Members live and die with the process, and so do their journals. In one process everybody may share what is known
-    of good signatures; the result of a verification never depends on it.
+    of good signatures, and every pair computes its secrets once; no result depends on either.
     """
     settings = recipe.secure_aggregation
-    verify = VerifiedSignatures()
+    verify, agree = VerifiedSignatures(), SharedAgreements()
     parties = Loopback.generate(federation.names.values(), randomness, verify=verify)
     authority_keys = frozenset({parties.authority.public_key})
     policy = Policy(
@@ -40,6 +41,7 @@ def enrol(federation: Federation, recipe: Recipe, randomness: Randomness) -> Mas
                 MemoryJournal(),
                 randomness,
                 verify,
+                agree=agree,
                 accept_elided=settings.mode == ELIDED,
                 public_rounding=rounding,
             )

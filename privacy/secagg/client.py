@@ -31,7 +31,7 @@ from tacit.privacy.codec import DIGEST_BYTES, Message, Verify, check_lengths, sh
 from tacit.privacy.errors import LocalProtocolError, RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
 from tacit.privacy.randomness import Keystream, Randomness
-from tacit.privacy.secagg import masks
+from tacit.privacy.secagg import keys, masks
 from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import Residues, Values, encode, pack, reduce
 from tacit.privacy.secagg.messages import Delivery, MaskedInput, Reply, Roster, Shares, holders_transcript
@@ -90,6 +90,7 @@ class ClientRound:
         now: seconds since 1970, for certificates.
         threads: how many threads mask.
         verify: how signatures are verified; a `VerifiedSignatures` remembers those of certificates.
+        agree: how secrets are agreed on; see `keys.SharedAgreements`.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class ClientRound:
         now: int,
         threads: int = 1,
         verify: Verify = identities.verify,
+        agree: keys.Agree = keys.agreement,
     ) -> None:
         """Wait for an offer."""
         if certificate.subject_key != identity.public_key:
@@ -120,11 +122,11 @@ class ClientRound:
         self._verify = verify
         self._offer: Offer | None = None
         self._membership: Membership | None = None
-        self._advert = b""
+        self._agree = agree
         self._me = -1
         self._vault: Vault | None = None
         self._holders: tuple[int, ...] = ()
-        self._transcript = b""
+        self._advert = self._transcript = b""
         self._survivors: tuple[int, ...] = ()
         self._input: Residues | None = None
         self._input_left = False
@@ -163,11 +165,7 @@ class ClientRound:
 
     @property
     def offer(self) -> Offer:
-        """The accepted offer.
-
-        Raises:
-            LocalProtocolError: there is none yet.
-        """
+        """The accepted offer; a `LocalProtocolError` before there is one."""
         if self._offer is None:
             raise LocalProtocolError("no offer was accepted yet")
         return self._offer
@@ -283,7 +281,7 @@ class ClientRound:
         if self._journal.contributed(offer.run, offer.round):
             raise RemoteProtocolError("round-over", "an input for this round has left; the next one is a new round")
         self._offer = offer
-        self._vault = Vault(self._key("encryption"), Keystream(self._key("seeds")), offer.digest)
+        self._vault = Vault(self._key("encryption"), Keystream(self._key("seeds")), offer.digest, self._agree)
         self._advert = self._vault.advert(self._certificate, offer.digest).signed(self._identity).encode()
         self._journal.record_answer(*offer.attempt_key)
         return Reply(self._advert)

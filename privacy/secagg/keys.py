@@ -11,6 +11,7 @@ as 32 bytes, little-endian, and only their canonical form is accepted.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -105,6 +106,45 @@ def agreement(private_key: bytes) -> Callable[[bytes], bytes]:
             raise RemoteProtocolError("low-order-point", "a public key gives the same secret to everybody") from None
 
     return secret
+
+
+Agree = Callable[[bytes], Callable[[bytes], bytes]]
+"""From a private key to the function from public keys to shared secrets, as `agreement` is."""
+
+
+class SharedAgreements:
+    """`agreement` for parties of one process: what one end of a pair computed, the other end takes.
+
+    The secret is the same for both, so only the time differs. Whoever has this object has the secrets of all parties
+    that use it and are not yet at their second use, so it is for simulations, where one process has them anyway.
+
+    Args:
+        most: how many secrets wait for their other end; the oldest is forgotten first.
+    """
+
+    def __init__(self, most: int = 65_536) -> None:
+        """Start without a secret."""
+        self._most = most
+        self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def __call__(self, private_key: bytes) -> Callable[[bytes], bytes]:
+        """Return the function from another member's public key to the secret shared with it, as `agreement` does."""
+        own, compute = public_of(private_key), agreement(private_key)
+
+        def secret(public_key: bytes) -> bytes:
+            pair = min(own, public_key) + max(own, public_key)
+            shared = self._waiting.pop(pair, None)
+            if shared is None:
+                shared = self._waiting[pair] = compute(public_key)
+                if len(self._waiting) > self._most:
+                    self._waiting.popitem(last=False)
+            return shared
+
+        return secret
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"SharedAgreements({len(self._waiting)} hidden)"
 
 
 def check_point(public_key: bytes) -> None:

@@ -29,10 +29,14 @@ class Vault:
         encryption_key: the X25519 private key c for shares.
         seeds: secret numbers that b and s are drawn from.
         offer_digest: H(Offer).
+        agree: how secrets are agreed on.
     """
 
-    def __init__(self, encryption_key: bytes, seeds: Keystream, offer_digest: bytes) -> None:
+    def __init__(
+        self, encryption_key: bytes, seeds: Keystream, offer_digest: bytes, agree: keys.Agree = keys.agreement
+    ) -> None:
         """Draw b and s, uniform modulo p, and derive the masking key from s."""
+        self._agree = agree
         self._encryption_key = bytearray(encryption_key)
         self._self_seed = keys.element(seeds)
         self._masking_seed = keys.element(seeds)
@@ -58,8 +62,8 @@ class Vault:
             RemoteProtocolError: `low-order-point`: a neighbour's key makes a secret that is none.
         """
         neighbours = membership.topology.neighbours(me)
-        encryption_secret = keys.agreement(bytes(self._encryption_key))
-        masking_secret = keys.agreement(bytes(self._masking_key))
+        encryption_secret = self._agree(bytes(self._encryption_key))
+        masking_secret = self._agree(bytes(self._masking_key))
         for other in neighbours:
             advert = membership.adverts[other]
             self._encryption_pairs[other] = encryption_secret(advert.encryption_key)

@@ -13,6 +13,7 @@ from tacit.privacy.identity import (
     Pins,
     VerifiedSignatures,
     check_name,
+    once,
     verify,
 )
 from tacit.privacy.randomness import SeededRandomness, SystemRandomness
@@ -165,3 +166,29 @@ def test_the_memory_cannot_be_confused_by_moving_bytes_between_the_fields():
     assert remembered(MEMBER.public_key, "label", b"message", signature)
     shifted = MEMBER.public_key[:-1], signature + MEMBER.public_key[-1:]
     assert not remembered(shifted[0], "label", b"message", shifted[1])
+
+
+def test_what_parties_share_is_computed_once_and_only_the_last_results_are_kept():
+    remembered, computed = VerifiedSignatures(), []
+
+    def compute(key):
+        computed.append(key)
+        return f"result of {key}"
+
+    for key in ("a", "b", "a", "c", "b", "a"):
+        assert once(remembered, key, lambda key=key: compute(key)) == f"result of {key}"
+    assert computed == ["a", "b", "c", "a"]  # the oldest is forgotten when a third comes
+    assert once(verify, "a", lambda: compute("alone")) == "result of alone"
+
+
+def test_an_error_is_raised_each_time_and_not_kept():
+    remembered, calls = VerifiedSignatures(), []
+
+    def fail():
+        calls.append(1)
+        raise RemoteProtocolError("bad-certificate")
+
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError):
+            once(remembered, "key", fail)
+    assert len(calls) == 2
