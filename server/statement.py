@@ -62,6 +62,8 @@ def _client_level(recipe: Recipe, state: RunState, seen: str) -> dict[str, Any]:
     if not largest:
         return {"sentence": f"No update of any client was released, and {seen}."}
     plan = noise_plan(recipe, parameters, largest)
+    if not math.isfinite(coordinator.epsilon):
+        return {"sentence": f"So little noise was added that it bounds nothing, and {seen}."}
     epsilon = math.ceil(coordinator.epsilon * 1000) / 1000
     return {
         "epsilon": coordinator.epsilon,
