@@ -3,12 +3,13 @@
 `open_store` gives a `Store`; what goes in and comes out are the frozen records of `tacit.server.store.records`.
 """
 
-from tacit.server.store.errors import RoundAlreadyCommitted, StoreUnavailable
+from tacit.server.store.errors import LedgerConflict, RoundAlreadyCommitted, StoreUnavailable
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
     CheckpointRef,
     KeyRecord,
+    LedgerLine,
     ModelSummary,
     ModelVersion,
     NewKey,
@@ -25,6 +26,8 @@ __all__ = [
     "AuditEntry",
     "CheckpointRef",
     "KeyRecord",
+    "LedgerConflict",
+    "LedgerLine",
     "ModelSummary",
     "ModelVersion",
     "NewKey",

@@ -18,5 +18,25 @@ class RoundAlreadyCommitted(Exception):
         super().__init__(f"run {run}: round {number}, attempt {attempt} is committed already")
 
 
+class LedgerConflict(Exception):
+    """A ledger has moved on since it was read; nothing was written.
+
+    Args:
+        population: whose ledger it is.
+        unit: its unit.
+        counter: the number of the record that was to be the next one.
+    """
+
+    def __init__(self, population: str, unit: str, counter: int) -> None:
+        """Keep the three values for the caller."""
+        self.population = population
+        self.unit = unit
+        self.counter = counter
+        super().__init__(
+            f"the privacy ledger of population {population} (unit {unit}) is written by somebody else:"
+            f" record {counter} is not the next one"
+        )
+
+
 class StoreUnavailable(Exception):
     """The database cannot be used now (locked, full, unreachable); nothing of the transaction was applied."""

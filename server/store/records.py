@@ -112,6 +112,16 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class LedgerLine:
+    """A record of a population's ledger: its number, from 1, and its bytes."""
+
+    population: str
+    unit: str
+    counter: int
+    line: bytes
+
+
+@dataclass(frozen=True)
 class NewModelVersion:
     """A model to be registered; `digest` names its files, `files` the hex SHA-256 of each of them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -12,13 +12,14 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from tacit.server.store import audit, keys, models, runs
+from tacit.server.store import audit, keys, ledgers, models, runs
 from tacit.server.store.engine import WRITES, connect, parse_url, shown
 from tacit.server.store.errors import StoreUnavailable
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
     KeyRecord,
+    LedgerLine,
     ModelSummary,
     ModelVersion,
     NewKey,
@@ -124,8 +125,21 @@ class Store:
             runs.finish(session, run, summary, status, reason, now)
             audit.append(session, COORDINATOR, f"run.{status}", run, {"reason": reason}, now)
 
-    def commit_round(self, run: str, round: RoundRecord, *, model: NewModelVersion | None = None) -> int | None:
-        """Commit one attempt at a round, with its metrics, participation and, if given, the model that came of it.
+    def commit_round(
+        self,
+        run: str,
+        round: RoundRecord,
+        *,
+        model: NewModelVersion | None = None,
+        ledger: Sequence[LedgerLine] = (),
+    ) -> int | None:
+        """Commit one attempt at a round: its metrics and participation, what it spent, and the model that came of it.
+
+        Args:
+            run: the run.
+            round: the attempt.
+            model: a version to register, if one came of it.
+            ledger: the records that settle what it spent, in the order of their counters.
 
         Returns:
             The version of `model`, None without one.
@@ -133,9 +147,12 @@ class Store:
         Raises:
             RoundAlreadyCommitted: this attempt is in the store already, or another attempt at this round is part of
                 the model; nothing was applied again.
+            LedgerConflict: a record of `ledger` is not its ledger's next one; the round is not committed either.
         """
         with self._write() as (session, now):
             runs.commit_round(session, run, round, now)
+            for line in ledger:
+                ledgers.append(session, line)
             return None if model is None else self._add_version(session, model, now)
 
     def rounds(self, run: str) -> list[RoundRecord]:
@@ -152,6 +169,30 @@ class Store:
         """Return the number of the next attempt at a round, also after a restart: 0 if it was never tried."""
         with self._read() as session:
             return runs.next_attempt(session, run, number)
+
+    # Ledgers
+
+    def open_ledger(self, population: str, unit: str, public_key: bytes, line: bytes) -> None:
+        """Add the ledger of a population with its first record; a `LedgerConflict` when it is open already."""
+        with self._write() as (session, now):
+            ledgers.open_ledger(session, population, unit, public_key, line, now)
+            details = {"unit": unit, "public_key": public_key.hex()}
+            audit.append(session, COORDINATOR, "ledger.open", population, details, now)
+
+    def append_ledger(self, population: str, unit: str, counter: int, line: bytes) -> None:
+        """Append a record to a ledger; a `LedgerConflict` when its counter is not the next one."""
+        with self._write() as (session, _):
+            ledgers.append(session, LedgerLine(population, unit, counter, line))
+
+    def ledger_lines(self, population: str, unit: str) -> list[bytes]:
+        """Return the records of a ledger, from the first; none while there is no such ledger."""
+        with self._read() as session:
+            return ledgers.lines_of(session, population, unit)
+
+    def ledger_key(self, population: str, unit: str) -> bytes | None:
+        """Return the public key that a ledger was opened with, None while there is no such ledger."""
+        with self._read() as session:
+            return ledgers.key_of(session, population, unit)
 
     # Models
 

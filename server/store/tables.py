@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tacit.server.store.columns import Figure, FreeText, JsonObject, UtcTime
@@ -13,6 +22,8 @@ from tacit.server.store.columns import Figure, FreeText, JsonObject, UtcTime
 RunName = String(200)
 ModelName = String(200)
 Sha256Hex = String(64)
+PopulationName = String(200)
+UnitWord = String(16)
 
 
 class Base(DeclarativeBase):
@@ -152,6 +163,29 @@ class AliasChangeRow(Base):
     version: Mapped[int]
     actor: Mapped[str] = mapped_column(FreeText)
     at: Mapped[datetime]
+
+
+class LedgerRow(Base):
+    """The ledger of a population, one for each unit; its row is what writers of one ledger queue up for."""
+
+    __tablename__ = "ledgers"
+
+    population: Mapped[str] = mapped_column(PopulationName, primary_key=True)
+    unit: Mapped[str] = mapped_column(UnitWord, primary_key=True)
+    public_key: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+
+
+class LedgerRecordRow(Base):
+    """A record of a ledger as the very bytes that were signed; nothing in the store changes or removes one."""
+
+    __tablename__ = "ledger_records"
+    __table_args__ = (ForeignKeyConstraint(["population", "unit"], ["ledgers.population", "ledgers.unit"]),)
+
+    population: Mapped[str] = mapped_column(PopulationName, primary_key=True)
+    unit: Mapped[str] = mapped_column(UnitWord, primary_key=True)
+    counter: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    line: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class KeyRow(Base):

@@ -200,3 +200,61 @@ def test_processes_that_start_together_make_the_tables_once(shared_url: str) -> 
             child.stdin.flush()
         assert [said(first), said(second)] == ["ready", "ready"]
         assert (first.wait(), second.wait()) == (0, 0)
+
+
+HOLD_WITH_A_RECORD = """
+store = open_store(url)
+
+@event.listens_for(Session, "before_commit")
+def hold(session):
+    session.flush()
+    say("written, not committed")
+    time.sleep(600)
+
+store.commit_round("run-1", round_of(1), ledger=[LedgerLine("hospitals", "client", 2, b"spent")])
+"""
+
+COMPETE_FOR_RECORDS = """
+store = open_store(url)
+sys.stdin.readline()
+won = []
+for counter in range(2, 22):
+    try:
+        store.append_ledger("hospitals", "client", counter, b"reserved")
+        won.append(counter)
+    except LedgerConflict:
+        pass
+say(json.dumps(won))
+"""
+
+
+@pytest.fixture
+def ledger_url(shared_url: str) -> str:
+    with open_store(shared_url) as store:
+        store.create_run(NewRun("run-1", "fashion", "image-classification", "", "a" * 64, "runs/run-1"))
+        store.open_ledger("hospitals", "client", bytes(32), b"opened")
+    return shared_url
+
+
+def test_a_kill_between_the_record_and_the_commit_leaves_neither_round_nor_spending(ledger_url: str) -> None:
+    with process(HOLD_WITH_A_RECORD, ledger_url) as child:
+        assert said(child) == "written, not committed"
+        child.kill()
+        child.wait()
+    with open_store(ledger_url) as store:
+        assert store.rounds("run-1") == []
+        assert store.ledger_lines("hospitals", "client") == [b"opened"]
+
+
+def test_of_two_processes_that_append_the_same_record_one_wins(ledger_url: str) -> None:
+    with process(COMPETE_FOR_RECORDS, ledger_url) as first, process(COMPETE_FOR_RECORDS, ledger_url) as second:
+        for child in (first, second):
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        won = [*json.loads(said(first)), *json.loads(said(second))]
+        assert (first.wait(), second.wait()) == (0, 0)
+    with open_store(ledger_url) as store:
+        # Whoever was overtaken goes on behind the other, so the numbers have neither gaps nor doubles.
+        assert sorted(won) == list(range(2, 22))
+        assert len(store.ledger_lines("hospitals", "client")) == 21
