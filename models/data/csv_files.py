@@ -118,14 +118,16 @@ def _is_number(name: str) -> bool:
     return True
 
 
-class _Fields(dict[str, str]):
+class Fields(dict[str, str]):
     """Remembers each distinct field stripped, and `""` for one that is missing, so that equal fields share memory."""
 
     def __init__(self, missing: frozenset[str]) -> None:
+        """Take the texts that stand for a missing value."""
         super().__init__()
         self._missing = missing
 
     def __missing__(self, field: str) -> str:
+        """Return the text of a field that was not seen before."""
         stripped = field.strip()
         self[field] = "" if stripped in self._missing else stripped
         return self[field]
@@ -138,12 +140,12 @@ def read_csv(path: Path, layout: Format) -> Table:
         InputError: the file is not UTF-8 text, has no rows, a line with the wrong number of fields, or columns whose
             names repeat.
     """
-    fields = _Fields(layout.missing)
+    fields = Fields(layout.missing)
     rows: list[list[str]] = []
     lines: list[int] = []
     names = layout.names
     try:
-        with _opened(path) as stream:
+        with opened_text(path) as stream:
             reader = csv.reader(
                 _lines(stream, layout),
                 delimiter=layout.separator,
@@ -189,7 +191,8 @@ def read_csv(path: Path, layout: Format) -> Table:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def opened_text(path: Path) -> Iterator[TextIO]:
+    """Open a file of UTF-8 text, compressed with gzip or not; the ends of lines stay as they are."""
     with path.open("rb") as raw:
         compressed = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)

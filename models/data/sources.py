@@ -9,6 +9,7 @@ from typing import Protocol
 from tacit.models.data.csv_files import open_csv
 from tacit.models.data.idx_files import open_idx
 from tacit.models.data.image_folders import open_images
+from tacit.models.data.jsonl_files import open_jsonl
 from tacit.models.data.npz_file import open_npz
 from tacit.models.data.options import Address, listed, parse_address, written
 from tacit.models.data.parquet_files import open_parquet
@@ -43,6 +44,7 @@ CONNECTORS: dict[str, Connector] = {
     "csv": open_csv,
     "idx": open_idx,
     "images": open_images,
+    "jsonl": open_jsonl,
     "npz": open_npz,
     "parquet": open_parquet,
     "sklearn": open_sklearn,
@@ -55,6 +57,7 @@ _FIXED_BY_SCHEMA: dict[str, tuple[str, ...]] = {
     "csv": ("numeric", "categorical", "classes"),
     "idx": ("classes",),
     "images": ("channels", "classes"),
+    "jsonl": ("columns", "numeric", "categorical", "classes"),
     "npz": ("classes",),
     "parquet": ("numeric", "categorical", "classes"),
 }
@@ -100,6 +103,10 @@ def _agreed_options(address: Address, agreed: Schema) -> dict[str, str]:
         names = [column.name for column in agreed.columns if column.kind == kind and column.name not in mentioned]
         if kind in fixed and names:
             options[kind] = written((*given[kind], *names))
+    if "columns" in fixed and "columns" not in address.options:
+        options["columns"] = written(
+            dict.fromkeys((*(column.name for column in agreed.columns), agreed.label, *sorted(mentioned)))
+        )
     if "channels" in fixed and agreed.columns[0].kind == "image" and "channels" not in address.options:
         options["channels"] = str(agreed.columns[0].shape[0])
     if "classes" in fixed and agreed.classes and "classes" not in address.options:
