@@ -20,6 +20,7 @@ _MODULES = {
     "logistic": "tacit.models.zoo.logistic",
     "mlp": "tacit.models.zoo.mlp",
     "resnet": "tacit.models.zoo.resnet",
+    "scatter": "tacit.models.zoo.scatter",
 }
 
 NAMES: tuple[str, ...] = tuple(_MODULES)
