@@ -188,9 +188,7 @@ def test_a_line_that_a_crash_tore_is_cut_off_and_none_before_it(
 
 
 @pytest.mark.parametrize("written", range(4))
-def test_a_full_disk_leaves_the_lines_as_they_were(
-    path: Path, monkeypatch: pytest.MonkeyPatch, written: int
-) -> None:
+def test_a_full_disk_leaves_the_lines_as_they_were(path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
     lines = FileLines(path)
     lines.append(b"one")
     with monkeypatch.context() as patched:
