@@ -15,6 +15,7 @@ from tacit.models.data.options import Address, listed, parse_address, written
 from tacit.models.data.parquet_files import open_parquet
 from tacit.models.data.rows import Schema, Source
 from tacit.models.data.sklearn_sets import open_sklearn
+from tacit.models.data.sql_query import open_sql
 from tacit.models.data.synthetic import open_synthetic
 from tacit.models.errors import InputError
 from tacit.models.spelling import unknown
@@ -48,6 +49,7 @@ CONNECTORS: dict[str, Connector] = {
     "npz": open_npz,
     "parquet": open_parquet,
     "sklearn": open_sklearn,
+    "sql": open_sql,
     "synthetic": open_synthetic,
 }
 
@@ -60,6 +62,7 @@ _FIXED_BY_SCHEMA: dict[str, tuple[str, ...]] = {
     "jsonl": ("columns", "numeric", "categorical", "classes"),
     "npz": ("classes",),
     "parquet": ("numeric", "categorical", "classes"),
+    "sql": ("numeric", "categorical", "classes"),
 }
 
 

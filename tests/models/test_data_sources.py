@@ -161,7 +161,7 @@ def test_the_agreed_dictionary_is_no_hindrance_to_sources_that_are_fixed_already
 
 
 def test_opening_the_door_loads_no_heavy_package():
-    heavy = "{'sklearn', 'pyarrow', 'PIL', 'pandas', 'torch', 'scipy'}"
+    heavy = "{'sklearn', 'pyarrow', 'PIL', 'pandas', 'torch', 'scipy', 'sqlalchemy', 'sqlite3'}"
     program = f"import sys, tacit.models.data, tacit.models.features; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
