@@ -1,8 +1,8 @@
 """The agent's own account of what was asked of it and what left: a chain of lines to which nothing is added unseen.
 
 An entry says what happened and when, and never holds data, a secret or a message itself: messages stand in it by their
-digest. The chain shows altered, dropped and reordered entries; that its end was cut off shows only to whoever knows a
-later head, which is why the head can be taken elsewhere.
+digest. The chain shows entries that were altered, dropped or reordered. That its end was cut off or rewritten shows
+only to whoever knows the head, which is why it can be taken elsewhere.
 """
 
 from __future__ import annotations
