@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -13,12 +14,21 @@ import click
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
-COMMANDS = {
+Table = Mapping[str, tuple[str, str, str]]
+"""Commands by name: the module and the attribute to import, and one line of help."""
+
+COMMANDS: Table = {
     "simulate": ("tacit.simulations.cli.simulate", "simulate", "Run a whole federation on this machine."),
     "runs": ("tacit.simulations.cli.reproduce", "runs", "List, inspect, compare and repeat runs."),
+    "privacy": ("tacit.__main__", "privacy", "Show what was promised about whom."),
     "model": ("tacit.server.cli.model", "model", "List, inspect, promote, export and verify models."),
     "serve": ("tacit.server.cli.serve", "serve", "Serve registered models over HTTP."),
     "predict": ("tacit.server.cli.predict", "predict", "Ask a service for predictions."),
+}
+
+# Of several parts, so it belongs to none of them.
+PRIVACY: Table = {
+    "show": ("tacit.server.cli.privacy", "show", "Print the signed statement of a run or a model."),
 }
 
 FAILED, WRONG_INPUT, REFUSED = 1, 2, 3
@@ -27,15 +37,20 @@ FAILED, WRONG_INPUT, REFUSED = 1, 2, 3
 class Lazy(click.Group):
     """A group whose commands are imported at their first use."""
 
+    def __init__(self, *arguments: Any, table: Table, **settings: Any) -> None:
+        """Take what Click's groups take, and the commands."""
+        super().__init__(*arguments, **settings)
+        self._table = table
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names."""
-        return list(COMMANDS)
+        return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self._table:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
+        module, attribute, _ = self._table[cmd_name]
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
@@ -49,16 +64,18 @@ class Lazy(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, _, text) in self._table.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest command when one is not known."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in self._table and not args[0].startswith("-"):
             from tacit.models.spelling import nearest
 
-            raise click.UsageError(f"no such command {args[0]!r}; the nearest is {nearest(args[0], COMMANDS)!r}", ctx)
+            raise click.UsageError(
+                f"no such command {args[0]!r}; the nearest is {nearest(args[0], self._table)!r}", ctx
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -70,7 +87,7 @@ def _version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> Non
         ctx.exit()
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Lazy, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
@@ -79,6 +96,11 @@ def cli() -> None:
 
     Example: tacit simulate demo
     """
+
+
+@click.group(cls=Lazy, table=PRIVACY)
+def privacy() -> None:
+    """Show what a run or a model promises about the data that it learned from."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
