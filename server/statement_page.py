@@ -84,7 +84,7 @@ def statement_markdown(statement: Mapping[str, Any]) -> str:
     others = tuple(name for name in statement if name not in known)
     for title, names in {**SECTIONS, "What else is stated": others}.items():
         given: Any = {name: statement[name] for name in names if not _is_empty(statement.get(name))}
-        if len(given) == 1 and isinstance(only := next(iter(given.values())), Mapping | list | tuple):
+        if len(given) == 1 and (isinstance(only := next(iter(given.values())), list | tuple) or len(names) == 1):
             given = only
         if given:
             parts.append(f"## {title}\n\n{_table(given) or _lines(given)}")

@@ -90,6 +90,12 @@ def test_every_value_stands_under_the_question_that_it_answers() -> None:
             assert piece in section(text, title), (title, piece)
 
 
+def test_a_heading_that_says_less_than_the_name_of_its_only_value_does_not_replace_it() -> None:
+    text = statement_markdown({"secure_aggregation": {"enabled": True}, "not_covered": ["timing"]})
+    assert section(text, "What each party sees") == "- **Secure aggregation:**\n  - **Enabled:** yes\n"
+    assert section(text, "What it does not cover") == "- timing\n"
+
+
 words = st.text("abcdefgh", min_size=1, max_size=6)
 plain = st.recursive(
     words | st.integers(10**6, 10**7),
