@@ -1,0 +1,219 @@
+"""An agent's connection to its coordinator: signed requests over one connection that is kept."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from tacit.models.wire import ALIVE, PULL, PUSH, Frames, Signer, framed, framed_size, sealed_headers
+
+LONGEST_REASON = 200  # characters
+PIECE = 1 << 20
+
+
+class Unreachable(Exception):
+    """There is no answer, or none that can be used; asking again later may help."""
+
+
+class TurnedAway(Exception):
+    """The coordinator refuses; asking again at once will not help."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        """Keep status and reason."""
+        super().__init__(reason or f"status {status}")
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a coordinator is.
+
+    Attributes:
+        host, port: the fleet port.
+        tls: how its certificate is checked; None for no TLS, on the loopback.
+        proxy: host and port of an HTTP proxy that leads there by CONNECT; None for a direct way.
+    """
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    proxy: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to go through a proxy in the clear."""
+        if self.proxy is not None and self.tls is None:
+            raise ValueError("a proxy needs TLS behind it")
+
+
+def pinned(authority_pem: str) -> ssl.SSLContext:
+    """Return how to check a server's certificate: by one authority, and by no other that this machine knows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=authority_pem)
+    return context
+
+
+class Connection:
+    """Requests of one agent; to be used from one thread, but for `interrupt`.
+
+    Args:
+        address: where the coordinator is.
+        signer: the agent's key.
+        seconds: how long the network may be silent.
+        largest_message: bytes of one message with all it holds.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        signer: Signer,
+        *,
+        seconds: float = 20.0,
+        largest_message: int = 1 << 30,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Connect at the first request."""
+        self._address = address
+        self._signer = signer
+        self._seconds = seconds
+        self._largest = largest_message
+        self._clock = clock
+        self._http: http.client.HTTPConnection | None = None
+
+    def pull(self, wait_seconds: float) -> list[bytes] | None:
+        """Return the next message as its head and its objects, or None if none came in time.
+
+        Raises:
+            Unreachable: there was no answer, or not a whole one.
+            TurnedAway: the coordinator refuses.
+        """
+        return self._ask(PULL, (), wait_seconds)
+
+    def push(self, payloads: Sequence[bytes]) -> None:
+        """Bring an answer; the same one may be brought again.
+
+        Raises:
+            Unreachable: whether it arrived is not known.
+            TurnedAway: the coordinator does not want it.
+        """
+        self._ask(PUSH, payloads)
+
+    def alive(self) -> None:
+        """Say that the agent is still there.
+
+        Raises:
+            Unreachable: there was no answer.
+            TurnedAway: the coordinator refuses.
+        """
+        self._ask(ALIVE, ())
+
+    def interrupt(self) -> None:
+        """Break off what waits for an answer, from another thread."""
+        kept = self._http
+        if kept is not None and kept.sock is not None:
+            try:
+                kept.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return
+
+    def close(self) -> None:
+        """Close the connection; the next request makes a new one."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def _ask(self, path: str, payloads: Sequence[bytes], wait_seconds: float = 0.0) -> list[bytes] | None:
+        kept = self._http is not None
+        try:
+            return self._exchange(path, payloads, wait_seconds)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            self.close()
+            if not kept:
+                raise Unreachable("the connection broke") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            raise Unreachable(_reason(error)) from None
+        # The server may close a connection that nobody uses while we begin to: once more, over a new one.
+        try:
+            return self._exchange(path, payloads, wait_seconds)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            raise Unreachable(_reason(error)) from None
+
+    def _exchange(self, path: str, payloads: Sequence[bytes], wait_seconds: float) -> list[bytes] | None:
+        connection = self._open()
+        if connection.sock is not None:
+            connection.sock.settimeout(self._seconds + wait_seconds)
+        headers = sealed_headers(self._signer, path, self._clock(), wait_seconds)
+        headers["content-length"] = str(framed_size(payloads))
+        headers["content-type"] = "application/octet-stream"
+        try:
+            connection.request("POST", path, _joined(payloads), headers)
+        except (BrokenPipeError, ConnectionResetError):
+            # A server that refuses does not read on; what it says may be there all the same.
+            if connection.sock is None:
+                raise
+        response = connection.getresponse()
+        if response.status == 200:
+            return self._read(response)
+        reason = _one_line(response.read(LONGEST_REASON))
+        if response.status == 204:
+            return None
+        if response.will_close or response.length:
+            self.close()
+        if response.status in (408, 429) or response.status >= 500:
+            raise Unreachable(f"the coordinator answers {response.status}")
+        raise TurnedAway(response.status, reason)
+
+    def _read(self, response: http.client.HTTPResponse) -> list[bytes]:
+        frames, size = Frames(), 0
+        payloads: list[bytes] = []
+        while piece := response.read(PIECE):
+            size += len(piece)
+            if size > self._largest:
+                raise ValueError("the message is too large")
+            payloads.extend(frames.feed(piece))
+        if response.length:
+            raise http.client.IncompleteRead(b"")
+        frames.finish()
+        return payloads
+
+    def _open(self) -> http.client.HTTPConnection:
+        if self._http is None:
+            to = self._address
+            host, port = to.proxy or (to.host, to.port)
+            if to.tls is None:
+                self._http = http.client.HTTPConnection(host, port, timeout=self._seconds)
+            else:
+                self._http = http.client.HTTPSConnection(host, port, timeout=self._seconds, context=to.tls)
+            if to.proxy is not None:
+                self._http.set_tunnel(to.host, to.port)
+        return self._http
+
+
+def _joined(payloads: Sequence[bytes]) -> bytes | Iterable[bytes]:
+    """Return a body: one piece where it is small, so that it leaves together with the headers."""
+    if framed_size(payloads) <= 1 << 16:
+        return b"".join(framed(payloads))
+    return framed(payloads)
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"the coordinator's certificate is not the pinned authority's ({error.verify_message})"
+        case TimeoutError():
+            return "no answer in time"
+        case OSError() if error.strerror:
+            return error.strerror
+    return type(error).__name__
+
+
+def _one_line(text: bytes) -> str:
+    """Return a stranger's words as one line that a terminal can take."""
+    return "".join(character if character.isprintable() else " " for character in text.decode("utf-8", "replace"))

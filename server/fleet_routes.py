@@ -1,0 +1,296 @@
+"""The fleet's requests in the web server's event loop: who asks, pulls that wait, answers taken in as they come.
+
+Flower's own fleet interface takes a request for every object of a message and has nothing that waits. Here a message
+comes with all it holds in the answer to one request, and goes back in another; both end in the same LinkState and
+object store. Flower's routes stay beside it, for nodes that speak Flower alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import datetime
+import logging
+import time
+from base64 import b64decode
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from flwr.app import Message
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, TIMESTAMP_HEADER
+from flwr.common.serde import message_from_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.server.superlink.linkstate import LinkState
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+
+from tacit.models.wire import (
+    ALIVE,
+    CLOCK_TOLERANCE,
+    LABEL,
+    MOST_FRAMES,
+    PATHS,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    PULL,
+    PUSH,
+    Frames,
+    framed,
+    framed_size,
+    read_envelope,
+)
+from tacit.privacy.identity import verify
+from tacit.server.gate import Application, Limits, Receive, Refusal, Scope, Send, body, reply
+from tacit.server.mailbox import Letter, Mailbox
+
+_LOG = logging.getLogger(__name__)
+
+FLOWER_PATHS = frozenset(
+    f"/v1/fleet/{name}"
+    for name in (
+        "register-node",
+        "activate-node",
+        "deactivate-node",
+        "unregister-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+Result = TypeVar("Result")
+NODE = "tacit.node"  # where a scope keeps who asks
+
+
+class FleetRoutes:
+    """Answers Tacit's three paths, and hands the others to Flower.
+
+    Args:
+        flower: Flower's application.
+        state: its LinkState.
+        mailbox: the open letters.
+        revoked: says whether a public key was taken back.
+        limits: what one request may take.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        flower: Application,
+        state: LinkState,
+        mailbox: Mailbox,
+        *,
+        revoked: Callable[[bytes], bool],
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Start threads for what would hold the event loop up."""
+        self._flower = flower
+        self._state = state
+        self._mailbox = mailbox
+        self._revoked = revoked
+        self._limits = limits
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="fleet")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def admit(self, scope: Scope) -> None:
+        """Find out who asks.
+
+        Raises:
+            Refusal: 401, 403 or 426; the text says why.
+        """
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["path"] not in PATHS:
+            _check_flower_signature(headers, self._state)
+            return
+        if (spoken := headers.get(PROTOCOL_HEADER, "")) != PROTOCOL:
+            # Said in full, as the other side is of another version and may not know what a number means.
+            said = spoken if spoken.isascii() and spoken.isalnum() and len(spoken) < 9 else "no version"
+            raise Refusal(426, f"this coordinator speaks version {PROTOCOL} of the protocol, the agent {said}")
+        try:
+            envelope = read_envelope(headers)
+        except ValueError as error:
+            raise Refusal(401, str(error)) from None
+        apart = envelope.time - self._clock()
+        if not verify(envelope.public_key, LABEL, envelope.statement(scope["path"]), envelope.signature):
+            raise Refusal(401, "the signature is wrong")
+        if abs(apart) > CLOCK_TOLERANCE:
+            behind = "behind" if apart < 0 else "ahead of"
+            raise Refusal(401, f"the agent's clock is {abs(apart):.0f} s {behind} the coordinator's")
+        if self._revoked(envelope.public_key):
+            raise Refusal(403, "this key was revoked")
+        node = self._state.get_node_id_by_public_key(envelope.public_key)
+        if node is None:
+            raise Refusal(401, "this key is not enrolled")
+        scope[NODE] = node, envelope
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of somebody who was admitted."""
+        path = scope.get("path")  # none when the server starts or stops
+        if path not in PATHS:
+            await self._flower(scope, receive, send)
+            return
+        node, envelope = scope[NODE]
+        await self._aside(self._state.acknowledge_node_heartbeat, node, HEARTBEAT_DEFAULT_INTERVAL)
+        if path == PULL:
+            await self._pull(node, min(envelope.wait / 1000, self._limits.longest_wait_seconds), receive, send)
+        elif path == PUSH:
+            await self._push(node, receive, send)
+        elif path == ALIVE:
+            await reply(send, 204)
+
+    async def _pull(self, node: int, wait: float, receive: Receive, send: Send) -> None:
+        letter = await self._wait(node, wait, receive)
+        if letter is None:
+            await reply(send, 204)
+            return
+        objects = await self._aside(self._contents, letter)
+        if objects is None:
+            self._mailbox.withdraw([letter.message])
+            await reply(send, 204)
+            return
+        payloads = [letter.head, *objects]
+        headers = [
+            (b"content-length", str(framed_size(payloads)).encode()),
+            (b"content-type", b"application/octet-stream"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in framed(payloads):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _wait(self, node: int, seconds: float, receive: Receive) -> Letter | None:
+        """Return the next letter; without counting a delivery to somebody who has hung up."""
+        async for _ in body(receive, self._limits, 0):
+            pass
+        left = asyncio.ensure_future(receive())
+        collected = asyncio.ensure_future(self._mailbox.collect(node, seconds))
+        try:
+            await asyncio.wait((left, collected), return_when=asyncio.FIRST_COMPLETED)
+            return await collected if collected.done() else None
+        finally:
+            for task in (left, collected):
+                task.cancel()
+
+    def _contents(self, letter: Letter) -> list[bytes] | None:
+        found = [self._state.object_store.get(identifier) for identifier in letter.objects]
+        return [content for content in found if content] if all(found) else None
+
+    async def _push(self, node: int, receive: Receive, send: Send) -> None:
+        payloads = self._payloads(receive)
+        head = await anext(payloads, None)
+        if head is None:
+            raise Refusal(400, "there is no message")
+        request = _pushed(head)
+        if request.messages_list[0].metadata.src_node_id != node:
+            raise Refusal(403, "the answer is somebody else's")
+        letter = self._mailbox.get(request.messages_list[0].metadata.reply_to_message_id)
+        if letter is None or letter.node != node:
+            raise Refusal(410, "the answer is not waited for any more")
+        session, missing = await self._aside(self._register, letter, request)
+        identifiers = [tree.object_id for tree in iterate_object_tree(request.message_object_trees[0])]
+        expected = iter(dict.fromkeys(identifiers))
+        async for payload in payloads:
+            identifier = next(expected, None)
+            if identifier is None:
+                raise Refusal(400, "there are more objects than were announced")
+            if identifier in missing and not await self._aside(
+                self._state.store_object, request.messages_list[0].metadata.run_id, session, identifier, payload
+            ):
+                raise Refusal(400, "an object is not the one that was announced")
+        if next(expected, None) is not None:
+            raise Refusal(400, "there are fewer objects than were announced")
+        self._mailbox.answer(letter)
+        await reply(send, 200)
+
+    async def _payloads(self, receive: Receive) -> AsyncIterator[bytes]:
+        frames = Frames()
+        try:
+            async for piece in body(receive, self._limits, self._limits.largest_answer):
+                for payload in frames.feed(piece):
+                    yield payload
+            frames.finish()
+        except ValueError as error:
+            raise Refusal(400, str(error)) from None
+
+    def _register(self, letter: Letter, request: PushMessagesRequest) -> tuple[str, frozenset[str]]:
+        """Store an answer without its content, and return the session that takes the objects, and which are missing."""
+        message = _message(request)
+        identifier = message.metadata.message_id
+        if letter.reply and letter.reply != identifier:
+            _LOG.warning("node %d answered one message twice, differently; the second answer is refused", letter.node)
+            raise Refusal(409, "the message was answered already, and differently")
+        state = self._state
+        session = state.start_session(message.metadata.run_id)
+        try:
+            stored, missing = state.store_message_and_object_tree(message, request.message_object_trees[0], session)
+        except ValueError:
+            raise Refusal(400, "the objects have no proper names") from None
+        if not stored:
+            raise Refusal(410, "the answer is not waited for any more")
+        letter.reply = identifier
+        return session, frozenset(missing)
+
+    async def _aside(self, call: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def _pushed(head: bytes) -> PushMessagesRequest:
+    """Read the head of an answer.
+
+    Raises:
+        Refusal: it is not one message with its tree of objects.
+    """
+    request = PushMessagesRequest()
+    try:
+        request.ParseFromString(head)
+    except Exception:  # noqa: BLE001 - what the parser raises has no place in Flower's own interface
+        raise Refusal(400, "the message cannot be read") from None
+    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+        raise Refusal(400, "there is not exactly one message")
+    message, tree = request.messages_list[0], request.message_object_trees[0]
+    if tree.object_id != message.metadata.message_id:
+        raise Refusal(400, "the objects are another message's")
+    if sum(1 for _ in iterate_object_tree(tree)) > MOST_FRAMES:
+        raise Refusal(400, "there are too many objects")
+    if not message.HasField("error"):
+        # What a message holds comes as objects; anything here would stay in memory beside them.
+        message.content.Clear()
+        message.content.SetInParent()
+    return request
+
+
+def _message(request: PushMessagesRequest) -> Message:
+    try:
+        return message_from_proto(request.messages_list[0])
+    except Exception:  # noqa: BLE001 - a stranger's words, and Flower says nowhere what it raises
+        raise Refusal(400, "the message cannot be read") from None
+
+
+def _check_flower_signature(headers: Mapping[str, str], state: LinkState) -> None:
+    """Refuse a request to Flower's own routes that nobody who was admitted has signed; Flower checks the rest.
+
+    Flower looks only after it has read the body, so that without this anybody could fill the memory.
+    """
+    try:
+        key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
+        if state.get_node_id_by_public_key(key) is None:
+            raise ValueError
+        stamp = headers[TIMESTAMP_HEADER]
+        datetime.datetime.fromisoformat(stamp)
+        if not verify_signature(bytes_to_public_key(key), stamp.encode("ascii"), signature):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, UnsupportedAlgorithm, binascii.Error):
+        raise Refusal(401, "not signed by a node of this federation") from None

@@ -1,0 +1,143 @@
+"""Letters to agents and whether they were answered: what wakes a waiting pull, and a waiting round engine.
+
+Flower's LinkState holds the messages themselves but tells nobody that something has changed; whoever waits has to ask
+again and again. Here the coordinator's thread and the event loop of its web server wake each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+MOST_DELIVERIES = 3
+
+
+@dataclass
+class Letter:
+    """A message to one node, and what has become of it.
+
+    Attributes:
+        message: the message's id.
+        node: whom it is for.
+        head: the message without its content, as it travels.
+        objects: the ids of everything it holds, descendants first, itself last.
+        deliveries: how often it was handed out. An agent that asks again has lost it on the way.
+        reply: the id of the answer that is on its way or has come; empty before.
+        answered: whether the whole answer is there.
+        looked: when it was last looked for an answer that nobody announced.
+    """
+
+    message: str
+    node: int
+    head: bytes
+    objects: tuple[str, ...]
+    deliveries: int = 0
+    reply: str = ""
+    answered: bool = False
+    looked: float = 0.0
+
+
+@dataclass
+class Mailbox:
+    """All open letters; every method may be called from any thread, `collect` from the event loop alone."""
+
+    _letters: dict[str, Letter] = field(default_factory=dict)
+    _waiting: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
+    _answered: int = 0
+    _closed: bool = False
+    _lock: threading.Condition = field(default_factory=threading.Condition)
+
+    def post(self, letters: Sequence[Letter]) -> None:
+        """Take letters and wake those whom they are for."""
+        with self._lock:
+            for letter in letters:
+                self._letters[letter.message] = letter
+            for letter in letters:
+                self._wake(letter.node)
+
+    def get(self, message: str) -> Letter | None:
+        """Return an open letter."""
+        return self._letters.get(message)
+
+    def withdraw(self, messages: Iterable[str]) -> list[Letter]:
+        """Forget letters and return those that were open."""
+        with self._lock:
+            gone = [self._letters.pop(message) for message in messages if message in self._letters]
+            self._answered -= sum(letter.answered for letter in gone)
+            return gone
+
+    def open_letters(self) -> tuple[str, ...]:
+        """Return the ids of all letters."""
+        with self._lock:
+            return tuple(self._letters)
+
+    def answer(self, letter: Letter) -> None:
+        """Note that the whole answer is there, and wake whoever waits for answers."""
+        with self._lock:
+            if letter.message in self._letters and not letter.answered:
+                letter.answered = True
+                self._answered += 1
+                self._lock.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Return when there is an answer that was not taken out yet, or after some seconds."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._answered > 0 or self._closed, seconds)
+
+    def next_for(self, node: int) -> Letter | None:
+        """Return the oldest letter to a node that has no answer, counting the delivery.
+
+        An agent asks only when it has nothing to do. A letter that it was handed and did not answer was lost, and is
+        handed out again, but not for ever: one that its agent cannot take would come back at once each time.
+        """
+        with self._lock:
+            for letter in self._letters.values():
+                if letter.node == node and not letter.answered and letter.deliveries < MOST_DELIVERIES:
+                    letter.deliveries += 1
+                    return letter
+        return None
+
+    async def collect(self, node: int, seconds: float) -> Letter | None:
+        """Return the next letter to a node, waiting for one if there is none."""
+        letter = self.next_for(node)
+        if letter is not None or seconds <= 0 or self._closed:
+            return letter
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._waiting.setdefault(node, set()).add(waiting)
+        try:
+            letter = self.next_for(node)  # posted between the look and the wait
+            if letter is None:
+                await asyncio.wait((waiting,), timeout=seconds)
+                letter = self.next_for(node)
+        finally:
+            with self._lock:
+                remaining = self._waiting.get(node, set())
+                remaining.discard(waiting)
+                if not remaining:
+                    self._waiting.pop(node, None)
+        return letter
+
+    def dismiss(self, node: int) -> None:
+        """Let the pulls of a node return with nothing."""
+        with self._lock:
+            self._wake(node)
+
+    def close(self) -> None:
+        """Let everybody who waits return, now and from now on."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+            for node in tuple(self._waiting):
+                self._wake(node)
+
+    def _wake(self, node: int) -> None:
+        for waiting in self._waiting.get(node, ()):
+            waiting.get_loop().call_soon_threadsafe(_finish, waiting)
+
+
+def _finish(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
