@@ -92,7 +92,7 @@ class Classification:
 
     Attributes:
         kind: the task's name.
-        takes_images: whether a row is one image, or else numbers and categories.
+        takes_images: whether a row is one image (a sound is one too, its spectrogram), or else numbers and categories.
     """
 
     kind: str
@@ -201,6 +201,7 @@ class TabularRegression:
 
 
 _BUILT_IN: Mapping[str, Task] = {
+    "audio-classification": Classification("audio-classification", takes_images=True),
     "image-classification": Classification("image-classification", takes_images=True),
     "tabular-classification": Classification("tabular-classification", takes_images=False),
     "tabular-regression": TabularRegression(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Protocol
 
+from tacit.models.data.audio_folders import open_audio
 from tacit.models.data.csv_files import open_csv
 from tacit.models.data.idx_files import open_idx
 from tacit.models.data.image_folders import open_images
@@ -42,6 +43,7 @@ class Connector(Protocol):
 
 
 CONNECTORS: dict[str, Connector] = {
+    "audio": open_audio,
     "csv": open_csv,
     "idx": open_idx,
     "images": open_images,
@@ -56,6 +58,7 @@ CONNECTORS: dict[str, Connector] = {
 
 # What the agreed dictionary of a federation can fix when one owner's own rows leave it open.
 _FIXED_BY_SCHEMA: dict[str, tuple[str, ...]] = {
+    "audio": ("classes",),
     "csv": ("numeric", "categorical", "classes"),
     "idx": ("classes",),
     "images": ("channels", "classes"),

@@ -18,6 +18,7 @@ VALUES = Schema((Column("age", "numeric"),), "price")
 
 def test_each_task_takes_its_own_data() -> None:
     for kind, schema, outputs in [
+        ("audio-classification", IMAGES, 3),
         ("image-classification", IMAGES, 3),
         ("tabular-classification", TABLE, 2),
         ("tabular-regression", VALUES, 1),
@@ -30,6 +31,7 @@ def test_each_task_takes_its_own_data() -> None:
 @pytest.mark.parametrize(
     ("kind", "schema", "said"),
     [
+        ("audio-classification", TABLE, "expected exactly one, an image"),
         ("image-classification", TABLE, "expected exactly one, an image"),
         ("tabular-classification", IMAGES, "has an image column"),
         ("tabular-regression", IMAGES, "has an image column"),
