@@ -1,0 +1,110 @@
+"""A policy as a file: read strictly, and written once with every key explained."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tacit.client.clauses import PrivacyClause
+from tacit.client.policy import Policy, shown
+from tacit.models.errors import InputError
+from tacit.models.spelling import nearest
+from tacit.privacy.errors import PrivacyError
+from tacit.privacy.filters import renyi_filter
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy.
+
+    Raises:
+        InputError: the file cannot be read, is no TOML, or says something that a policy cannot say.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", where=str(path), right="a policy is a TOML file") from None
+    return parse_policy(text, where=str(path))
+
+
+def parse_policy(text: str, *, where: str = "policy") -> Policy:
+    """Parse a policy from TOML text; see `read_policy`."""
+    try:
+        policy = Policy.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"is not valid TOML: {error}", where=where) from None
+    except ValidationError as error:
+        raise _readable(error, where) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
+        raise InputError(f"is not usable TOML ({type(error).__name__})", where=where) from None
+    _check_together(policy.privacy, where)
+    return policy
+
+
+def default_policy_toml() -> str:
+    """Return a policy file that says what every key means and, until its owner changes it, refuses everything."""
+    lines = ["# What this agent does for a coordinator. Whatever is not said here is refused."]
+    for table, key in Policy.model_fields.items():
+        clause = key.get_default()
+        lines += ["", f"[{table}]", *_comment(type(clause).__doc__ or "")]
+        for name, field in type(clause).model_fields.items():
+            lines += ["", *_comment(field.description or "")]
+            value = field.get_default()
+            if isinstance(value, dict):
+                lines += [f"# [{table}.{name}]", '# "package.module:function" = "0123..."']
+            elif value is None:
+                lines.append(f"# {name} = {json.dumps((field.examples or [''])[0])}")
+            else:
+                lines.append(f"{name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _check_together(privacy: PrivacyClause, where: str) -> None:
+    """Refuse budgets that contradict each other, or that no round could fit into."""
+    promised = (privacy.promised_epsilon_total, privacy.promised_epsilon_per_run)
+    if not privacy.accept_promised_noise and promised != (None, None):
+        raise InputError(
+            "a budget for promised noise means nothing without privacy.accept_promised_noise",
+            where=where,
+            right="set it to true, or leave the budget out",
+        )
+    if privacy.accept_promised_noise and privacy.promised_epsilon_total is None:
+        raise InputError(
+            "privacy.accept_promised_noise grants nothing by itself", where=where, right="set promised_epsilon_total"
+        )
+    for prefix in ("", "promised_"):
+        total, per_run = (getattr(privacy, f"{prefix}epsilon_{span}") for span in ("total", "per_run"))
+        if per_run is not None and (total is None or per_run > total):
+            raise InputError(
+                f"privacy.{prefix}epsilon_per_run is more than {prefix}epsilon_total", where=where, right="grant less"
+            )
+        for epsilon in (total, per_run):
+            try:
+                _ = epsilon is None or renyi_filter(epsilon, privacy.delta)
+            except PrivacyError:
+                raise InputError(
+                    f"no round fits into epsilon {epsilon:g} at delta {privacy.delta:g}",
+                    where=where,
+                    right="grant a larger epsilon, or a larger delta",
+                ) from None
+
+
+def _readable(error: ValidationError, where: str) -> InputError:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        clause = Policy if len(path) == 1 else type(Policy.model_fields[path[0]].get_default())
+        closest = nearest(path[-1], clause.model_fields)
+        return InputError(f"unknown key {shown(key)}", where=where, right=f"the nearest is {closest!r}")
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return InputError(f"{shown(key)} is not usable", where=where, right=message)
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")
