@@ -155,10 +155,11 @@ def _read(engine: Engine, statement: str, dropped: tuple[str, ...]) -> dict[str,
     """
     import sqlalchemy
 
-    refused = ""
+    refused, step, right = "", "connection", "a server that can be reached, and a role that may log in"
     columns: list[_Values] = []
     try:
         with _read_only(engine) as connection:
+            step, right = "query", "a SELECT that the role of the URL may run"
             options = {"stream_results": True, "max_row_buffer": ROWS_AT_ONCE, "no_parameters": True}
             with connection.execution_options(**options).exec_driver_sql(statement) as result:
                 columns = [_Values(name, dropped=name in dropped) for name in result.keys()]
@@ -172,9 +173,7 @@ def _read(engine: Engine, statement: str, dropped: tuple[str, ...]) -> dict[str,
     except (ValueError, OverflowError):
         refused = " (a value cannot be read)"
     if refused:
-        raise InputError(
-            f"the database refused{refused}", where=WHERE, right="a SELECT that the role of the URL may run"
-        )
+        raise InputError(f"the database refused the {step}{refused}", where=WHERE, right=right)
     names = [column.name for column in columns]
     if len(set(names)) < len(names):
         raise InputError("two columns have the same name", where=WHERE, right="names that differ, given with AS")
