@@ -45,7 +45,7 @@ KINDS: Final = (
 """Everything that an entry can be about."""
 
 LONGEST_TEXT: Final = 500
-"""Characters of a detail: enough for a reason, too few for a table."""
+"""Characters of a detail: enough for a reason, too few for a table; what is longer is cut."""
 
 _LABEL: Final = b"tacit/audit/1\x00"
 
@@ -111,11 +111,12 @@ class AuditLog:
 
         Args:
             kind: what happened, one of `KINDS`.
-            details: text of one line, numbers, and digests as bytes.
+            details: texts, numbers, and digests as bytes. Whatever a coordinator calls itself or its run, it must not
+                keep an entry from being written: odd characters are escaped, and long texts cut.
 
         Raises:
             InputError: the kind is unknown.
-            ValueError: a detail could not be read back, is too long or has a line end in it.
+            ValueError: a detail is neither text nor a finite number.
             StorageError: the entry could not be written.
         """
         if kind not in KINDS:
@@ -200,6 +201,6 @@ def _plain(name: str, value: Detail | bytes) -> Detail:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    if isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable():
-        return value
-    raise ValueError(f"the detail {name!r} is no number and no line of at most {LONGEST_TEXT} characters")
+    if isinstance(value, str):
+        return (value if value.isprintable() else ascii(value[:LONGEST_TEXT]))[:LONGEST_TEXT]
+    raise ValueError(f"the detail {name!r} is neither text nor a finite number")

@@ -109,6 +109,30 @@ def test_a_directory_that_others_may_enter_is_refused_with_the_remedy(path: Path
         FileLines(path)
 
 
+def test_a_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FileLines(path).close()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(InputError, match="belongs to another user"):
+        FileLines(path)
+
+
+def test_a_disk_that_cannot_be_read_or_flushed_is_no_place_for_lines(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = FileLines(path)
+    lines.append(b"one")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", lambda file, size, offset: broken_disk(file))
+        with pytest.raises(StorageError, match="cannot be read"):
+            lines.read()
+    lines.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", broken_disk)
+        with pytest.raises(InputError, match="cannot be used"):
+            FileLines(path)
+    assert FileLines(path).read() == [b"one"]  # and the lock was given back
+
+
 def test_neither_a_link_nor_a_directory_nor_a_pipe_is_opened(path: Path) -> None:
     path.parent.mkdir(mode=0o700)
     (path.parent / "real").touch(0o600)
