@@ -8,6 +8,8 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from tacit.models.wire import ALIVE, PULL, PUSH, Frames, Signer, framed, framed_size, sealed_headers
 
@@ -84,6 +86,7 @@ class Connection:
         self._largest = largest_message
         self._clock = clock
         self._http: http.client.HTTPConnection | None = None
+        self._interrupted = False
 
     def pull(self, wait_seconds: float) -> list[bytes] | None:
         """Return the next message as its head and its objects, or None if none came in time.
@@ -113,13 +116,24 @@ class Connection:
         self._ask(ALIVE, ())
 
     def interrupt(self) -> None:
-        """Break off what waits for an answer, from another thread."""
+        """Break off a request that waits for a message, and every later one; from another thread."""
+        self._interrupted = True
         kept = self._http
         if kept is not None and kept.sock is not None:
             try:
                 kept.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return
+
+    def __enter__(self) -> Self:
+        """Return the connection."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
 
     def close(self) -> None:
         """Close the connection; the next request makes a new one."""
@@ -128,13 +142,13 @@ class Connection:
             self._http = None
 
     def _ask(self, path: str, payloads: Sequence[bytes], wait_seconds: float = 0.0) -> list[bytes] | None:
-        kept = self._http is not None
+        kept = self._http is not None and self._http.sock is not None
         try:
             return self._exchange(path, payloads, wait_seconds)
-        except (http.client.RemoteDisconnected, ConnectionError):
+        except ConnectionError as error:
             self.close()
             if not kept:
-                raise Unreachable("the connection broke") from None
+                raise Unreachable(_reason(error)) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             raise Unreachable(_reason(error)) from None
@@ -147,8 +161,9 @@ class Connection:
 
     def _exchange(self, path: str, payloads: Sequence[bytes], wait_seconds: float) -> list[bytes] | None:
         connection = self._open()
-        if connection.sock is not None:
-            connection.sock.settimeout(self._seconds + wait_seconds)
+        if path == PULL and self._interrupted:
+            raise http.client.HTTPException
+        connection.sock.settimeout(self._seconds + wait_seconds)
         headers = sealed_headers(self._signer, path, self._clock(), wait_seconds)
         headers["content-length"] = str(framed_size(payloads))
         headers["content-type"] = "application/octet-stream"
@@ -193,6 +208,8 @@ class Connection:
                 self._http = http.client.HTTPSConnection(host, port, timeout=self._seconds, context=to.tls)
             if to.proxy is not None:
                 self._http.set_tunnel(to.host, to.port)
+        if self._http.sock is None:
+            self._http.connect()
         return self._http
 
 
@@ -209,6 +226,8 @@ def _reason(error: Exception) -> str:
             return f"the coordinator's certificate is not the pinned authority's ({error.verify_message})"
         case TimeoutError():
             return "no answer in time"
+        case http.client.RemoteDisconnected():
+            return "the connection was closed"
         case OSError() if error.strerror:
             return error.strerror
     return type(error).__name__

@@ -143,11 +143,13 @@ class Resident:
             return Message(Error(CANNOT_BE_READ, type(error).__name__), reply_to=message)
 
     def _deliver(self, answer: Sequence[bytes]) -> None:
-        """Bring an answer, again and again until somebody says whether it is wanted."""
-        while not self._stopped.is_set():
+        """Bring an answer, again and again until somebody says whether it is wanted; once if the loop was stopped."""
+        while True:
             try:
                 self._connection.push(answer)
             except Unreachable as error:
+                if self._stopped.is_set():
+                    return
                 self._pause(f"the coordinator cannot be reached: {error}")
             except TurnedAway as error:
                 _LOG.info("the coordinator did not take an answer: %s", error)

@@ -45,6 +45,7 @@ class Mailbox:
 
     _letters: dict[str, Letter] = field(default_factory=dict)
     _waiting: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
+    _dismissed: set[int] = field(default_factory=set)
     _answered: int = 0
     _closed: bool = False
     _lock: threading.Condition = field(default_factory=threading.Condition)
@@ -102,10 +103,12 @@ class Mailbox:
     async def collect(self, node: int, seconds: float) -> Letter | None:
         """Return the next letter to a node, waiting for one if there is none."""
         letter = self.next_for(node)
-        if letter is not None or seconds <= 0 or self._closed:
+        if letter is not None or seconds <= 0:
             return letter
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._lock:
+            if self._closed or node in self._dismissed:
+                return None
             self._waiting.setdefault(node, set()).add(waiting)
         try:
             letter = self.next_for(node)  # posted between the look and the wait
@@ -121,8 +124,9 @@ class Mailbox:
         return letter
 
     def dismiss(self, node: int) -> None:
-        """Let the pulls of a node return with nothing."""
+        """Let the pulls of a node return with nothing, now and from now on."""
         with self._lock:
+            self._dismissed.add(node)
             self._wake(node)
 
     def close(self) -> None:

@@ -1,0 +1,466 @@
+"""Messages reach resident agents and answers come back, whatever gets lost, restarts or is nonsense on the way."""
+
+import http.client
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, RecordDict
+from flwr.common.constant import Status
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+
+from tacit.client.connection import Connection, TurnedAway
+from tacit.client.fleet import received, sent
+from tacit.models.messages import Instruction, Reply
+from tacit.models.wire import PUSH, framed, sealed_headers
+from tacit.server.mailbox import MOST_DELIVERIES
+from tacit.server.rounds import Request
+
+
+def instruction(number: int = 1, action: str = "train", message: bytes = b"", **arrays: np.ndarray) -> Instruction:
+    return Instruction(action, "run", number, 0, b"plan", {}, arrays, message)
+
+
+def settle(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_stages_follow_each_other_and_every_agent_answers_each_once(fleet) -> None:
+    members = [fleet.join(name) for name in ("a", "b", "c")]
+    fleet.wait_for("a", "b", "c")
+    for number in range(5):
+        arrivals = fleet.ask(instruction(number, message=b"ab"), "a", "b", "c")
+        assert {name: arrival.reply.body["round"] for name, arrival in arrivals.items()} == dict.fromkeys("abc", number)
+        assert all(arrival.reply.message == b"ba" for arrival in arrivals.values())
+    for member in members:
+        assert [seen.round for seen in member.handler.seen] == [0, 1, 2, 3, 4]
+
+
+def test_a_stage_without_work_takes_a_small_part_of_a_second(fleet) -> None:
+    fleet.join("a"), fleet.join("b")
+    fleet.wait_for("a", "b")
+    fleet.ask(instruction(0), "a", "b")
+    seconds = []
+    for number in range(9):
+        began = time.perf_counter()
+        assert len(fleet.ask(instruction(number), "a", "b")) == 2
+        seconds.append(time.perf_counter() - began)
+    assert sorted(seconds)[4] < 0.2  # the bound for agents in processes of their own
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 6_000_000])
+def test_vectors_cross_unchanged_both_ways(fleet, size: int) -> None:
+    member = fleet.join("a")
+    fleet.wait_for("a")
+    vector = np.arange(size, dtype=np.float32)
+    (arrival,) = fleet.ask(instruction(vector=vector), "a").values()
+    np.testing.assert_array_equal(member.handler.seen[0].arrays["vector"], vector)
+    np.testing.assert_array_equal(arrival.reply.arrays["vector"], vector)
+
+
+def test_nothing_of_a_message_stays_behind(fleet) -> None:
+    fleet.join("a"), fleet.join("b")
+    fleet.wait_for("a", "b")
+    store = fleet.grid._state.object_store
+    for number in range(3):
+        fleet.ask(instruction(number, vector=np.arange(2_000_000, dtype=np.float32)), "a", "b")
+    assert len(store) == 0
+    assert fleet.grid._state.num_message_ins() == fleet.grid._state.num_message_res() == 0
+
+
+def test_a_message_that_is_given_up_is_forgotten_and_its_late_answer_refused(fleet, echo) -> None:
+    go_on = threading.Event()
+
+    def slow(asked: Instruction) -> Reply:
+        go_on.wait(5)
+        return Reply(body={"round": asked.round})
+
+    member = fleet.join("a", echo(act=slow))
+    fleet.wait_for("a")
+    assert fleet.ask(instruction(1), "a", seconds=0.3) == {}
+    fleet.transport.abandon()
+    assert len(fleet.grid._state.object_store) == 0
+    fleet.transport.send([Request("a", instruction(2))])
+    go_on.set()
+    arrivals = fleet.collect(1)
+    assert arrivals["a"].reply.body == {"round": 2}
+    assert [seen.round for seen in member.handler.seen] == [1, 2]
+
+
+def test_an_agent_that_computes_for_long_stays_there(fleet, echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tacit.server.fleet_routes.HEARTBEAT_DEFAULT_INTERVAL", 0.2)  # twice this is Flower's patience
+    fleet.join("a", echo(act=lambda asked: time.sleep(1.5) or Reply(message=b"done")))
+    fleet.wait_for("a")
+    fleet.transport.send([Request("a", instruction())])
+    until, seen = time.monotonic() + 1.2, []
+    while time.monotonic() < until:
+        seen.append(fleet.transport.clients())
+        time.sleep(0.05)
+    assert set(seen) == {("a",)}
+    assert fleet.collect(1)["a"].reply.message == b"done"
+
+
+def test_an_agent_that_has_gone_is_known_as_lost_before_the_deadline(fleet, echo, monkeypatch) -> None:
+    monkeypatch.setattr("tacit.server.fleet_grid.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("tacit.server.fleet_routes.HEARTBEAT_DEFAULT_INTERVAL", 0.2)
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+    fleet.wait_for("a")
+    arrivals = fleet.ask(instruction(), "a", seconds=10)
+    assert arrivals["a"].reply is None and arrivals["a"].reason == "the node failed (code 5)"
+
+
+# Lost on the way
+
+
+def test_a_message_lost_on_its_way_is_handed_out_again(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction(7, message=b"x"))])
+        first = connection.pull(0)
+        connection.close()
+        assert connection.pull(0) == first
+    member = fleet.join("a")
+    assert fleet.collect(1)["a"].reply.message == b"x"
+    assert [seen.round for seen in member.handler.seen] == [7]
+
+
+def test_a_message_that_is_never_answered_is_not_handed_out_for_ever(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        assert [connection.pull(0) is not None for _ in range(MOST_DELIVERIES + 2)] == [True] * MOST_DELIVERIES + [
+            False,
+            False,
+        ]
+
+
+def test_an_answer_whose_receipt_was_lost_is_taken_once(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        answer = answer_to(connection.pull(0), b"one")
+        connection.push(answer)
+        connection.push(answer)  # nothing of the first came back
+        assert fleet.collect(1)["a"].reply.message == b"one"
+        with pytest.raises(TurnedAway, match="not waited for") as refused:
+            connection.push(answer)
+        assert refused.value.status == 410
+        assert connection.pull(0) is None
+
+
+def test_a_second_answer_that_differs_is_refused(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        payloads = connection.pull(0)
+        connection.push(answer_to(payloads, b"one"))
+        with pytest.raises(TurnedAway, match="differently") as refused:
+            connection.push(answer_to(payloads, b"two"))
+        assert refused.value.status == 409
+        assert fleet.collect(1)["a"].reply.message == b"one"
+
+
+def test_an_answer_that_broke_off_is_brought_again_whole(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        answer = answer_to(connection.pull(0), b"x", np.arange(3_000_000, dtype=np.float32))
+        body = b"".join(framed(answer))
+        headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        with socket.create_connection(("127.0.0.1", fleet.port)) as broken:
+            broken.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {len(body)}\r\n\r\n".encode())
+            broken.sendall(body[: len(body) // 2])
+        assert fleet.collect(1, seconds=0.3) == {}
+        connection.push(answer)
+        assert fleet.collect(1)["a"].reply.arrays["vector"].size == 3_000_000
+
+
+def test_an_agent_joins_a_superlink_that_starts_again_without_being_touched(refleet) -> None:
+    first = refleet()
+    port = first.port
+    member = first.join("a", port=port)
+    first.wait_for("a")
+    assert len(first.ask(instruction(1), "a")) == 1
+    first.grid.close()
+    first.link.stop()
+    time.sleep(0.2)
+    second = refleet(port=port)
+    try:
+        second.link.admit(member.identity.public_key, "a")
+        second.wait_for("a")
+        assert second.ask(instruction(2), "a")["a"].reply.body == {"round": 2}
+        assert [seen.round for seen in member.handler.seen] == [1, 2]
+    finally:
+        member.resident.stop()
+        second.close()
+        first.close()
+
+
+def test_an_answer_that_is_ready_when_the_superlink_is_down_does_not_stop_the_agent(refleet, echo) -> None:
+    first = refleet()
+    port = first.port
+    working = threading.Event()
+
+    def slow(asked: Instruction) -> Reply:
+        working.set()
+        time.sleep(0.5 if asked.round == 1 else 0)
+        return Reply(body={"round": asked.round})
+
+    member = first.join("a", echo(act=slow), port=port)
+    first.wait_for("a")
+    first.transport.send([Request("a", instruction(1))])
+    assert working.wait(5)
+    first.grid.close()
+    first.link.stop()
+    time.sleep(0.6)
+    second = refleet(port=port)
+    try:
+        second.link.admit(member.identity.public_key, "a")
+        second.wait_for("a")
+        assert second.ask(instruction(2), "a")["a"].reply.body == {"round": 2}
+    finally:
+        member.resident.stop()
+        second.close()
+        first.close()
+
+
+# Nonsense
+
+
+def answer_to(payloads: list[bytes], message: bytes, vector: np.ndarray | None = None) -> list[bytes]:
+    from flwr.app import Message
+
+    from tacit.client.app import reply_records
+
+    arrays = {} if vector is None else {"vector": vector}
+    return sent(Message(reply_records(Reply(message=message, arrays=arrays)), reply_to=received(payloads)))
+
+
+def changed(payloads: list[bytes], change: Callable[[PushMessagesRequest], None]) -> list[bytes]:
+    request = PushMessagesRequest.FromString(payloads[0])
+    change(request)
+    return [request.SerializeToString(), *payloads[1:]]
+
+
+def no_message(request: PushMessagesRequest) -> None:
+    del request.messages_list[:]
+
+
+def two_messages(request: PushMessagesRequest) -> None:
+    request.messages_list.add().CopyFrom(request.messages_list[0])
+
+
+def other_tree(request: PushMessagesRequest) -> None:
+    request.message_object_trees[0].object_id = "0" * 64
+
+
+def no_digests(request: PushMessagesRequest) -> None:
+    request.message_object_trees[0].children[0].object_id = "../../etc/passwd"
+
+
+def endless(request: PushMessagesRequest) -> None:
+    for _ in range(5000):
+        request.message_object_trees[0].children.add(object_id="0" * 64)
+
+
+def other_run(request: PushMessagesRequest) -> None:
+    request.messages_list[0].metadata.run_id = 12345
+
+
+def other_node(request: PushMessagesRequest) -> None:
+    request.messages_list[0].metadata.src_node_id = 12345
+
+
+def expired(request: PushMessagesRequest) -> None:
+    request.messages_list[0].metadata.created_at = 1.8e9
+    request.messages_list[0].metadata.ttl = -1.0
+
+
+BROKEN = {
+    "no message": lambda answer: changed(answer, no_message),
+    "two messages": lambda answer: changed(answer, two_messages),
+    "another message's objects": lambda answer: changed(answer, other_tree),
+    "names that are no digests": lambda answer: changed(answer, no_digests),
+    "too many objects": lambda answer: changed(answer, endless),
+    "another run": lambda answer: changed(answer, other_run),
+    "another node": lambda answer: changed(answer, other_node),
+    "an expired message": lambda answer: changed(answer, expired),
+    "an object too few": lambda answer: answer[:-1],
+    "an object too many": lambda answer: [*answer, b"more"],
+    "objects in another order": lambda answer: [answer[0], *answer[:0:-1]],
+    "another object": lambda answer: [*answer[:-1], answer[-1][:-1] + b"!"],
+    "no objects": lambda answer: answer[:1],
+    "no head": lambda answer: [],
+    "a head that is noise": lambda answer: [os.urandom(200), *answer[1:]],
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_broken_answer_is_refused_and_a_whole_one_taken_after_it(fleet, broken) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        answer = answer_to(connection.pull(0), b"whole")
+        with pytest.raises(TurnedAway) as refused:
+            connection.push(broken(answer))
+        assert refused.value.status in (400, 403, 410)
+        connection.push(answer)
+        assert fleet.collect(1)["a"].reply.message == b"whole"
+
+
+def test_nobody_answers_for_somebody_else(fleet) -> None:
+    fleet.enrol("a"), fleet.enrol("b")
+    with fleet.connection("a") as one, fleet.connection("b") as other:
+        one.alive(), other.alive()
+        fleet.wait_for("a", "b")
+        fleet.transport.send([Request("a", instruction())])
+        answer = answer_to(one.pull(0), b"whole")
+        assert other.pull(0) is None
+        with pytest.raises(TurnedAway, match="somebody else's"):
+            other.push(answer)
+        node = next(node for node, name in fleet.link.names.items() if name == "b")
+
+        def as_the_other(request: PushMessagesRequest) -> None:
+            request.messages_list[0].metadata.src_node_id = node
+
+        with pytest.raises(TurnedAway, match="not waited for"):
+            other.push(changed(answer, as_the_other))
+
+
+def objects_of_nonsense(payloads: list[bytes]) -> list[bytes]:
+    """A proper Flower message whose content is no reply of Tacit's."""
+    from flwr.app import Message
+
+    return sent(Message(RecordDict({"a": ConfigRecord({"b": [1.0] * 5})}), reply_to=received(payloads)))
+
+
+def test_an_answer_that_is_not_tacits_is_a_lost_agent(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        connection.push(objects_of_nonsense(connection.pull(0)))
+        arrival = fleet.collect(1)["a"]
+    assert arrival.reply is None and arrival.reason.startswith("the reply cannot be read (")
+
+
+def test_an_answer_whose_objects_are_no_message_is_a_lost_agent(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        answer = answer_to(connection.pull(0), b"x")
+        config = next(payload for payload in answer[1:] if payload.startswith(b"ConfigRecord"))
+        name = sha256(config).hexdigest()
+
+        def only_a_record(request: PushMessagesRequest) -> None:
+            request.messages_list[0].metadata.message_id = name
+            del request.message_object_trees[0].children[:]
+            request.message_object_trees[0].object_id = name
+
+        connection.push([changed(answer, only_a_record)[0], config])
+        arrival = fleet.collect(1)["a"]
+    assert arrival.reply is None and arrival.reason == "the node failed (code 4)"
+
+
+def test_a_message_that_no_agent_can_read_is_answered_with_an_error_and_the_loop_goes_on(fleet) -> None:
+    member = fleet.join("a")
+    fleet.wait_for("a")
+    grid = fleet.grid
+    node = next(iter(fleet.link.names))
+    (identifier,) = grid.push_messages(
+        [grid.create_message(RecordDict({"x": ConfigRecord({"y": 1})}), "train.plain", node, "1")]
+    )
+    found: list = []
+    settle(lambda: found.extend(grid.pull_messages([identifier])) or found)
+    assert found[0].has_error() and found[0].error.reason == "ValueError"
+    assert len(fleet.ask(instruction(), "a")) == 1
+    assert len(member.handler.seen) == 1
+
+
+def test_what_an_agent_raises_reaches_nobody_but_by_its_kind(fleet, echo, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(asked: Instruction) -> Reply:
+        raise KeyError("patient 4711 has row 12")
+
+    fleet.join("a", echo(act=fail))
+    fleet.wait_for("a")
+    arrival = fleet.ask(instruction(), "a")["a"]
+    assert arrival.reply is None and "4711" not in arrival.reason
+    assert "4711" not in caplog.text and "KeyError" in caplog.text
+
+
+# The run
+
+
+def test_a_run_is_under_way_until_it_is_closed(fleet) -> None:
+    state, run = fleet.grid._state, fleet.grid.run.run_id
+    assert state.get_run_status({run})[run].status == Status.RUNNING
+    fleet.grid.close()
+    fleet.grid.close()
+    assert state.get_run_status({run})[run].status == Status.FINISHED
+
+
+def test_a_run_outlives_flowers_patience(refleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tacit.server.fleet_grid.HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("flwr.supercore.corestate.in_memory_corestate.HEARTBEAT_DEFAULT_INTERVAL", 0.2)
+    fleet = refleet()
+    try:
+        time.sleep(1.0)
+        run = fleet.grid.run.run_id
+        assert fleet.grid._state.get_run_status({run})[run].status == Status.RUNNING
+    finally:
+        fleet.close()
+
+
+def test_runs_follow_each_other_over_one_superlink(fleet) -> None:
+    fleet.join("a")
+    fleet.wait_for("a")
+    fleet.ask(instruction(1), "a")
+    fleet.grid.close()
+    with fleet.link.grid() as grid:
+        fleet.transport = fleet.link.transport(grid)
+        fleet.wait_for("a")
+        assert fleet.ask(instruction(2), "a")["a"].reply.body == {"round": 2}
+
+
+def test_an_idle_agent_asks_once_in_many_seconds(fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    pull = Connection.pull
+    monkeypatch.setattr(Connection, "pull", lambda self, wait: (asked.append(wait), pull(self, wait))[1])
+    fleet.join("a")
+    fleet.wait_for("a")
+    time.sleep(1.0)
+    assert len(asked) == 1 and 3.5 <= asked[0] <= 5.0  # jitter on the five seconds of this test's pace
+
+
+def test_a_flower_client_without_tacits_routes_is_refused_when_it_registers_itself(fleet) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=5)
+    connection.request("POST", "/v1/fleet/register-node", b"", {"content-type": "application/x-protobuf"})
+    answer = connection.getresponse()
+    assert answer.status == 401 and answer.read() == b"not signed by a node of this federation"
+    connection.close()
