@@ -1,0 +1,89 @@
+"""Bodies come apart as they were put together, however they are cut on the way, and headers say who asks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tacit.models.wire import (
+    ALIVE,
+    LABEL,
+    LENGTH_BYTES,
+    PULL,
+    Frames,
+    framed,
+    framed_size,
+    read_envelope,
+    sealed_headers,
+)
+from tacit.privacy.identity import Identity, verify
+
+KEY = Identity(bytes(range(32)))
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.integers(1, 50))
+def test_payloads_survive_any_cut(payloads: list[bytes], step: int) -> None:
+    body = b"".join(framed(payloads))
+    assert len(body) == framed_size(payloads)
+    frames = Frames()
+    got = [payload for at in range(0, len(body), step) for payload in frames.feed(body[at : at + step])]
+    frames.finish()
+    assert got == payloads
+
+
+def test_large_payloads_are_not_copied_together() -> None:
+    large = bytes(1 << 17)
+    pieces = list(framed([b"small", large, b"small", b"small"]))
+    assert any(piece is large for piece in pieces)
+    assert len(pieces) == 3  # what comes before it with its length, itself, and the rest in one
+    assert [*Frames().feed(b"".join(pieces))] == [b"small", large, b"small", b"small"]
+
+
+@given(st.binary(min_size=1, max_size=100), st.data())
+def test_a_body_that_ends_early_is_an_error(payload: bytes, data: st.DataObject) -> None:
+    body = b"".join(framed([payload]))
+    cut = data.draw(st.integers(1, len(body) - 1))
+    frames = Frames()
+    assert list(frames.feed(body[:cut])) == []
+    with pytest.raises(ValueError, match="ends within a frame"):
+        frames.finish()
+
+
+def test_a_payload_that_is_too_large_is_refused_by_its_length_alone() -> None:
+    assert list(Frames(largest=10).feed(b"".join(framed([bytes(10)])))) == [bytes(10)]
+    with pytest.raises(ValueError, match="too large"):
+        list(Frames(largest=10).feed((11).to_bytes(LENGTH_BYTES, "big")))
+
+
+def test_there_are_only_so_many_payloads() -> None:
+    assert len(list(Frames(most=3).feed(b"".join(framed([b""] * 3))))) == 3
+    with pytest.raises(ValueError, match="too many"):
+        list(Frames(most=3).feed(b"".join(framed([b""] * 4))))
+
+
+@given(st.floats(0, 4e9), st.floats(0, 1000))
+def test_headers_say_who_asks_when_and_for_how_long(now: float, wait: float) -> None:
+    envelope = read_envelope(sealed_headers(KEY, PULL, now, wait))
+    assert envelope.public_key == KEY.public_key
+    assert 0 <= now - envelope.time < 1
+    assert abs(envelope.wait / 1000 - wait) < 0.001
+    assert verify(envelope.public_key, LABEL, envelope.statement(PULL), envelope.signature)
+    assert not verify(envelope.public_key, LABEL, envelope.statement(ALIVE), envelope.signature)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(("tacit-key", "tacit-time", "tacit-wait", "tacit-signature")),
+        st.text(max_size=140) | st.text("0123456789abcdef", min_size=64, max_size=64),
+    )
+)
+def test_any_headers_are_read_or_refused(headers: dict[str, str]) -> None:
+    try:
+        read_envelope(sealed_headers(KEY, PULL, 1.0) | headers)
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize("time", ["", "-1", "1e9", "٣", "²", "1 ", "9" * 13])
+def test_a_time_is_a_plain_number(time: str) -> None:
+    with pytest.raises(ValueError, match="not those of an agent"):
+        read_envelope(sealed_headers(KEY, PULL, 1.0) | {"tacit-time": time})
