@@ -154,10 +154,9 @@ def train_privately(
             # One piece at least: an empty batch is a step too.
             pieces = np.array_split(chosen, max(1, math.ceil(len(chosen) / settings.physical_batch_size)))
             for place, piece in enumerate(pieces, start=1):
-                private.zero_grad()
-                picked = torch.from_numpy(piece)
+                private.zero_grad(set_to_none=True)
                 if len(piece):
-                    backward(inputs[picked].to(device), targets[picked].to(device))
+                    backward(_rows(inputs, piece).to(device), _rows(targets, piece).to(device))
                 else:
                     no_gradients(private)
                 private.signal_skip_step(do_skip=place < len(pieces))
@@ -207,7 +206,7 @@ def fastest_mode(
                 times = []
                 for _ in range(repeats + 1):
                     started = clock()
-                    private.zero_grad()
+                    private.zero_grad(set_to_none=True)
                     backward(inputs, targets)
                     private.step()
                     if inputs.is_cuda:
@@ -227,6 +226,10 @@ def poisson_batch(words: Words, records: int, sample_rate: float) -> NDArray[np.
     if sample_rate >= 1.0:
         return np.arange(records)
     return np.flatnonzero(words.words64(records) < np.uint64(int(sample_rate * 2.0**64)))
+
+
+def _rows(records: Tensor, picked: NDArray[np.int64]) -> Tensor:
+    return records.index_select(0, torch.from_numpy(picked).to(records.device))
 
 
 @contextmanager

@@ -59,6 +59,10 @@ class Calls(list[_Call]):
         return kept[:count].view(shape)
 
 
+# How many numbers of patches are held at once: what stays in a processor's cache, and what keeps an accelerator busy.
+_ON_CPU: Final = 1 << 20
+_ELSEWHERE: Final = 1 << 27
+
 Memory: TypeAlias = Callable[[int, tuple[int, ...], Tensor], Tensor]
 
 
@@ -177,25 +181,60 @@ def _linear(layer: nn.Module, entered: Tensor, gradient: Tensor, memory: Memory)
 def _convolution(layer: nn.Module, entered: Tensor, gradient: Tensor, memory: Memory) -> list[Part]:
     if not isinstance(layer, nn.Conv2d):
         raise TypeError(f"{type(layer).__name__} is no convolution")
-    rows, columns = _padding(layer) or (0, 0)
-    spread = F.pad(entered.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
-    windows = spread.unfold(1, layer.kernel_size[0], layer.stride[0]).unfold(2, layer.kernel_size[1], layer.stride[1])
-    # channels last: `(batch, places, height width channels)`, where a channels-last gradient needs no copy
-    shaped = windows.permute(0, 1, 2, 4, 5, 3)
-    patches = memory(0, tuple(shaped.shape), shaped).copy_(shaped).flatten(3).flatten(1, 2)
-    at_output = gradient.permute(0, 2, 3, 1).flatten(1, 2)
+    at_output = gradient.permute(0, 2, 3, 1).flatten(1, 2)  # without a copy where the gradient is channels last
 
     def weight(parameter: nn.Parameter) -> Part:
-        room = memory(1, (len(patches), at_output.shape[2], patches.shape[2]), patches)
-        products = torch.bmm(at_output.transpose(1, 2), patches, out=room).flatten(1)
-        outputs, inputs, height, width = parameter.shape
+        products, order, shape = _products(layer, entered, at_output, memory)
+        samples = products.flatten(1)
 
         def weighted(factors: Tensor) -> Tensor:
-            return (factors @ products).view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+            return (factors @ samples).view(shape).permute(order)
 
-        return Part(parameter, _squared(products), weighted)
+        return Part(parameter, _squared(samples), weighted)
 
     return _trained(layer, {"weight": weight, "bias": lambda bias: _held(bias, at_output.sum(dim=1))})
+
+
+def _products(
+    layer: nn.Conv2d, entered: Tensor, at_output: Tensor, memory: Memory
+) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
+    """Return the examples' weight gradients and how one of them, of the shape returned last, is to be permuted.
+
+    The patches that the kernel saw are laid out in memory, a few examples at a time so that the product finds them in
+    the cache, in the order that is copied in longer runs: a patch's pixels side by side, or a pixel's patches.
+    """
+    rows, columns = _padding(layer) or (0, 0)
+    (height, width), (down, right) = layer.kernel_size, layer.stride
+    batch, places, outputs = at_output.shape
+    inputs, out_width = entered.shape[1], (entered.shape[3] + 2 * columns - width) // right + 1
+    pixels = entered.permute(0, 2, 3, 1)
+    by_place = inputs * width >= out_width
+    size = inputs * height * width
+    products = memory(1, (batch, outputs, size) if by_place else (batch, size, outputs), pixels)
+    at_once = max(1, (_ON_CPU if pixels.device.type == "cpu" else _ELSEWHERE) // (places * size))
+    for first in range(0, batch, at_once):
+        spread = _padded(pixels[first : first + at_once], rows, columns, memory)
+        windows = spread.unfold(1, height, down).unfold(2, width, right)  # (batch, out height, out width, inputs, ...)
+        ordered = windows.permute((0, 1, 2, 4, 5, 3) if by_place else (0, 4, 5, 3, 1, 2))
+        patches = memory(0, tuple(ordered.shape), pixels).copy_(ordered).flatten(3).flatten(1, 2)
+        here, room = at_output[first : first + at_once], products[first : first + at_once]
+        if by_place:
+            torch.bmm(here.transpose(1, 2), patches, out=room)
+        else:
+            torch.bmm(patches.view(len(here), size, places), here, out=room)
+    if by_place:
+        return products, (0, 3, 1, 2), (outputs, height, width, inputs)
+    return products, (3, 2, 0, 1), (height, width, inputs, outputs)
+
+
+def _padded(pixels: Tensor, rows: int, columns: int, memory: Memory) -> Tensor:
+    """Return pixels, `(batch, height, width, channels)`, with that many zeros on each side."""
+    if not rows and not columns:
+        return pixels
+    batch, height, width, channels = pixels.shape
+    room = memory(2, (batch, height + 2 * rows, width + 2 * columns, channels), pixels).zero_()
+    room[:, rows : rows + height, columns : columns + width] = pixels
+    return room
 
 
 def _group_norm(layer: nn.Module, entered: Tensor, gradient: Tensor, memory: Memory) -> list[Part]:

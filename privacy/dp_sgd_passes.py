@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -47,17 +48,22 @@ _TRACES: Final = (
 
 
 def normals(words: Words, count: int, device: torch.device) -> Tensor:
-    """Draw `count` standard normal float64 values on `device`: each half the sum of four from 52-bit uniforms.
+    """Draw `count` standard normal float64 values on `device` from 52-bit uniforms, each half a sum of four.
 
-    Box and Muller 1958: `sqrt(-2 ln u) cos(2 pi v)`, and the sine beside it. The sum of four keeps the low bits of a
-    float from betraying the noise (Holohan and Braghin 2021).
+    Box and Muller 1958: radius `r = sqrt(-2 ln u)` and angle `a = 2 pi v` give the normals `r cos a` and `r sin a`. A
+    sum of four keeps the low bits of a float from betraying the noise (Holohan and Braghin 2021). Of two radii and
+    angles, `(r_1 cos a_1 + r_2 cos a_2) / sqrt 2` is half such a sum, as turning each angle by an eighth shows, and the
+    same with sines is another that is independent of it: whoever saw both would have two uniforms left to guess.
     """
-    drawn = torch.from_numpy(words.words64(4 * count).view("int64")).to(device)
-    uniform = (drawn >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(2.0**-52)  # neither 0 nor 1
-    radius = uniform[: 2 * count].log_().mul_(-2.0).sqrt_().view(2, count)
-    angle = uniform[2 * count :].mul_(2.0 * math.pi).view(2, count)
-    total: Tensor = (radius * angle.cos()).sum(dim=0) + (radius * angle.sin()).sum(dim=0)
-    return total / 2.0
+    half = -(-count // 2)
+    drawn = words.words64(4 * half)
+    drawn >>= np.uint64(12)
+    drawn |= np.uint64(0x3FF << 52)  # the bits of a float in [1, 2)
+    uniform = torch.from_numpy(drawn.view(np.float64)).to(device).sub_(1.0 - 2.0**-53)  # exact; neither 0 nor 1
+    radius = uniform[: 2 * half].log_().neg_().sqrt_()
+    angle = uniform[2 * half :].mul_(2.0 * math.pi)
+    sines, cosines = angle.sin().mul_(radius), angle.cos_().mul_(radius)
+    return torch.cat([cosines[:half] + cosines[half:], sines[:half] + sines[half:]])[:count]
 
 
 class _KeyedNoise:
@@ -73,7 +79,7 @@ class _KeyedNoise:
         sizes = [parameter.numel() for parameter in self.params]
         device = self.params[0].device
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        drawn = normals(self.words, sum(sizes), device) * (self.noise_multiplier * self.max_grad_norm)
+        drawn = normals(self.words, sum(sizes), device).mul_(self.noise_multiplier * self.max_grad_norm)
         for parameter, noise in zip(self.params, torch.split(drawn, sizes), strict=True):
             summed: Tensor = parameter.summed_grad  # type: ignore[attr-defined]  # Opacus puts it there
             _check_processed_flag(summed)
@@ -87,6 +93,14 @@ class _Optimizer(_KeyedNoise, DPOptimizer):  # type: ignore[misc]  # Opacus has 
 
 class _GhostOptimizer(_KeyedNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]  # Opacus has no types
     """Opacus' optimizer for gradients that were clipped on their way."""
+
+    def accumulate(self) -> None:
+        """Add a piece's clipped sums up, and take the first over as it is, which Opacus copies deeply."""
+        for parameter in self.params:
+            if parameter.summed_grad is None:  # type: ignore[attr-defined]  # Opacus puts it there
+                parameter.summed_grad, parameter.grad = parameter.grad, None  # type: ignore[attr-defined]
+            else:
+                parameter.summed_grad.add_(parameter.grad)  # type: ignore[attr-defined]
 
 
 class _GhostHooks(GradSampleHooksFastGradientClipping):  # type: ignore[misc]  # Opacus has no types

@@ -194,6 +194,11 @@ def test_the_normals_have_the_moments_of_a_normal_and_are_finite_at_the_ends() -
     assert float(drawn.mean()) == pytest.approx(0.0, abs=error)
     assert float((drawn**2).mean()) == pytest.approx(1.0, abs=error * math.sqrt(2))
     assert float((drawn**4).mean()) == pytest.approx(3.0, abs=error * math.sqrt(96))
+    # The two that come from the same words are independent: neither they nor their squares move together.
+    first, second = np.split(drawn, 2)
+    assert abs(float(np.mean(first * second))) < math.sqrt(2) * error
+    assert abs(float(np.mean((first**2 - 1) * (second**2 - 1)))) < math.sqrt(2) * 2 * error
+    assert len(normals(stream(1), 7, torch.device("cpu"))) == 7
     for ends in (EveryRecord(), NoRecord()):
         assert bool(torch.isfinite(normals(ends, 8, torch.device("cpu"))).all())
 
