@@ -61,7 +61,7 @@ class Pace:
     first_pause: float = 0.2
     longest_pause: float = 30.0
     turned_away_pause: float = 15.0
-    pulse: float = 15.0
+    pulse: float = 12.0
 
 
 class Resident:

@@ -13,13 +13,14 @@ import datetime
 import logging
 import time
 from base64 import b64decode
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from flwr.app import Message
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, TIMESTAMP_HEADER
+from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.server.superlink.linkstate import LinkState
@@ -65,6 +66,7 @@ FLOWER_PATHS = frozenset(
         "confirm-message-received",
     )
 )
+PULSE_SECONDS = 20.0  # Flower takes a node as gone that said nothing for twice as long
 Result = TypeVar("Result")
 NODE = "tacit.node"  # where a scope keeps who asks
 
@@ -98,6 +100,7 @@ class FleetRoutes:
         self._revoked = revoked
         self._limits = limits
         self._clock = clock
+        self._asked: Counter[int] = Counter()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="fleet")
 
     def close(self) -> None:
@@ -142,7 +145,8 @@ class FleetRoutes:
             await self._flower(scope, receive, send)
             return
         node, envelope = scope[NODE]
-        await self._aside(self._state.acknowledge_node_heartbeat, node, HEARTBEAT_DEFAULT_INTERVAL)
+        self._asked[node] += 1
+        await self._aside(self._state.acknowledge_node_heartbeat, node, PULSE_SECONDS)
         if path == PULL:
             await self._pull(node, min(envelope.wait / 1000, self._limits.longest_wait_seconds), receive, send)
         elif path == PUSH:
@@ -171,14 +175,22 @@ class FleetRoutes:
         await send({"type": "http.response.body", "body": b""})
 
     async def _wait(self, node: int, seconds: float, receive: Receive) -> Letter | None:
-        """Return the next letter; without counting a delivery to somebody who has hung up."""
+        """Return the next letter.
+
+        A node that hangs up has most often died: it is not there until it asks again, and nothing is delivered to it.
+        """
+        asked = self._asked[node]
         async for _ in body(receive, self._limits, 0):
             pass
         left = asyncio.ensure_future(receive())
         collected = asyncio.ensure_future(self._mailbox.collect(node, seconds))
         try:
             await asyncio.wait((left, collected), return_when=asyncio.FIRST_COMPLETED)
-            return await collected if collected.done() else None
+            if collected.done():
+                return collected.result()
+            if self._asked[node] == asked:  # and has not come back meanwhile over another connection
+                await self._aside(self._state.deactivate_node, node)
+            return None
         finally:
             for task in (left, collected):
                 task.cancel()

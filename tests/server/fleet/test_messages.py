@@ -96,7 +96,7 @@ def test_a_message_that_is_given_up_is_forgotten_and_its_late_answer_refused(fle
 
 
 def test_an_agent_that_computes_for_long_stays_there(fleet, echo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tacit.server.fleet_routes.HEARTBEAT_DEFAULT_INTERVAL", 0.2)  # twice this is Flower's patience
+    monkeypatch.setattr("tacit.server.fleet_routes.PULSE_SECONDS", 0.2)  # twice this is Flower's patience
     fleet.join("a", echo(act=lambda asked: time.sleep(1.5) or Reply(message=b"done")))
     fleet.wait_for("a")
     fleet.transport.send([Request("a", instruction())])
@@ -110,13 +110,22 @@ def test_an_agent_that_computes_for_long_stays_there(fleet, echo, monkeypatch: p
 
 def test_an_agent_that_has_gone_is_known_as_lost_before_the_deadline(fleet, echo, monkeypatch) -> None:
     monkeypatch.setattr("tacit.server.fleet_grid.LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("tacit.server.fleet_routes.HEARTBEAT_DEFAULT_INTERVAL", 0.2)
+    monkeypatch.setattr("tacit.server.fleet_routes.PULSE_SECONDS", 0.2)
     fleet.enrol("a")
     with fleet.connection("a") as connection:
         connection.alive()
     fleet.wait_for("a")
     arrivals = fleet.ask(instruction(), "a", seconds=10)
     assert arrivals["a"].reply is None and arrivals["a"].reason == "the node failed (code 5)"
+
+
+def test_an_agent_that_hangs_up_is_not_there_until_it_asks_again(fleet) -> None:
+    member = fleet.join("a")
+    fleet.wait_for("a")
+    member.stop()
+    settle(lambda: fleet.transport.clients() == ())
+    fleet.join("a")
+    fleet.wait_for("a")
 
 
 # Lost on the way
