@@ -11,8 +11,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from tacit.client.agent import Agent, Workbench
+from tacit.client.agent import Agent
 from tacit.client.holdings import SourceHoldings
+from tacit.client.training import Workbench
 from tacit.models.errors import InputError
 from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, RECEIPT_ACTION, Instruction, Reply
 

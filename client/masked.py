@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.client.training import Draws
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
 from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
+from tacit.privacy.ledger import Anchor
 from tacit.privacy.randomness import Keystream, Randomness
 from tacit.privacy.secagg.client import ClientRound, State
 from tacit.privacy.secagg.elided import input_rounding
@@ -23,17 +25,39 @@ from tacit.privacy.secagg.encoding import encode
 from tacit.privacy.secagg.keys import Agree, agreement
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.policy import Journal, Policy
-from tacit.privacy.secagg.receipt import offer_digest_of
+from tacit.privacy.secagg.receipt import Receipt, offer_digest_of
 
 MOST_OWED = 8  # rounds whose receipts are waited for, and receipts that may come again
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Values = Mapping[str, NDArray[np.floating]]
 Integers = NDArray[np.int64]
-Draws = Callable[[str], Keystream]
-"""A member's own secret words in one attempt, for a purpose; each purpose is asked for once."""
 Contribute = Callable[[Instruction, Offer, Draws], Values | Integers]
 """What the agent computes for a round: values by block, or integers that a privacy mechanism has rounded and noised."""
+
+
+class Consent(Protocol):
+    """What decides on offers for the owner of the data, and pays for inputs before they leave."""
+
+    def judge(self, instruction: Instruction, offer: Offer | None) -> None:
+        """Let an offer pass; raises a `PrivacyError` that says why not."""
+        ...
+
+    def reserve(self, instruction: Instruction, offer: Offer | None) -> Anchor | None:
+        """Reserve what an input costs, and return the ledger's head that goes with it; None if nothing is counted."""
+        ...
+
+    def void(self, key: tuple[str, int, int]) -> None:
+        """Give back what was reserved for an attempt: nothing left."""
+        ...
+
+    def left(self, instruction: Instruction, message: bytes) -> None:
+        """Put a message that is about to leave into the owner's account."""
+        ...
+
+    def countersigned(self, receipt: Receipt) -> None:
+        """Keep the head that came back."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +74,7 @@ class Membership:
         now: seconds since 1970, for certificates.
         agree: how secrets are agreed on.
         accept_elided: answer offers without masks, as a simulation's members do and no others.
+        consent: decides on offers and keeps the ledger; None where there is neither a policy nor a ledger.
         public_rounding: where values without noise are rounded from, if not from `randomness`. What rounding adds hides
             nothing, so a simulation takes it from the recipe's seed and can be repeated when its own is gone.
     """
@@ -64,6 +89,7 @@ class Membership:
     agree: Agree = agreement
     accept_elided: bool = False
     public_rounding: Randomness | None = None
+    consent: Consent | None = None
 
 
 @dataclass
@@ -112,9 +138,14 @@ class MaskedMember:
             raise RemoteProtocolError("unknown-attempt", "no offer of this attempt was accepted here")
         if instruction.action == "mask":
             self._give(attempt)
-        reply = attempt.machine.receive(instruction.message)
+        try:
+            reply = attempt.machine.receive(instruction.message)
+        except BaseException:
+            self._give_back(key)
+            raise
         if reply.vector is not None:
             remember(self._owed, attempt.machine.offer.digest, attempt.machine, MOST_OWED)
+        self._account(instruction, reply.message)
         vectors = {} if reply.vector is None else {"masked": reply.vector}
         return Reply(message=reply.message, arrays=vectors)
 
@@ -127,7 +158,7 @@ class MaskedMember:
         machine = ClientRound(
             member.identity,
             member.certificate,
-            member.policy,
+            self._policy(instruction),
             member.journal,
             member.randomness,
             model_digest=vector_digest(instruction.arrays.get("vector")),
@@ -139,6 +170,7 @@ class MaskedMember:
         if attempt is not None:
             attempt.machine.conclude()
         self._current = _Attempt(machine, instruction, key)
+        self._account(instruction, reply.message)
         return Reply(message=reply.message)
 
     def _give(self, attempt: _Attempt) -> None:
@@ -147,12 +179,36 @@ class MaskedMember:
         if attempt.given or machine.state is not State.SHARED:
             return
         try:
+            anchor = self._reserve(attempt.offered, machine.offer)
             integers = self._integers(attempt.offered, machine.offer)
-            machine.contribute_integers(integers, ledger_head=NO_DIGEST, ledger_counter=0)
+            head, counter = (anchor.head, anchor.counter) if anchor is not None else (NO_DIGEST, 0)
+            machine.contribute_integers(integers, ledger_head=head, ledger_counter=counter)
         except BaseException:
             machine.abandon()
+            self._give_back(attempt.key)
             raise
         attempt.given = True
+
+    def _policy(self, instruction: Instruction) -> Policy:
+        """Return what the machine insists on, the owner's consent to this very offer included."""
+        consent = self.membership.consent
+        if consent is None:
+            return self.membership.policy
+        return replace(self.membership.policy, approve=lambda offer: consent.judge(instruction, offer))
+
+    def _account(self, instruction: Instruction, message: bytes) -> None:
+        if self.membership.consent is not None:
+            self.membership.consent.left(instruction, message)
+
+    def _reserve(self, offered: Instruction, offer: Offer) -> Anchor | None:
+        consent = self.membership.consent
+        return consent.reserve(offered, offer) if consent is not None else None
+
+    def _give_back(self, key: tuple[str, int, int]) -> None:
+        """Give back what was reserved for an input that never left; one that may have left stays paid for."""
+        run, number, _ = key
+        if self.membership.consent is not None and not self.membership.journal.contributed(run, number):
+            self.membership.consent.void(key)
 
     def _contribute_unmasked(self, instruction: Instruction, key: tuple[str, int, int]) -> Reply:
         """Answer an elided offer in one exchange, with the integers that masks would have hidden."""
@@ -161,7 +217,16 @@ class MaskedMember:
             raise RemoteProtocolError("not-masked", "a round without masks is a simulation, never answered")
         if offer.model_digest != vector_digest(instruction.arrays.get("vector")):
             raise RemoteProtocolError("other-model", "the offer is about another global vector than the one received")
-        return Reply(arrays={"integers": self._integers(instruction, offer).astype(np.int32, copy=False)})
+        if self.membership.consent is not None:
+            self.membership.consent.judge(instruction, offer)
+        self._reserve(instruction, offer)
+        try:
+            integers = self._integers(instruction, offer).astype(np.int32, copy=False)
+        except BaseException:
+            self._give_back(key)
+            raise
+        self.membership.journal.record_contribution(offer.run, offer.round)
+        return Reply(arrays={"integers": integers})
 
     def _integers(self, offered: Instruction, offer: Offer) -> NDArray[np.signedinteger]:
         """Compute the member's input on the grid: the same whether masks will hide it or not."""
@@ -193,7 +258,9 @@ class MaskedMember:
         machine = self._owed.get(offer_digest)
         if machine is None:
             raise RemoteProtocolError("unknown-receipt", "it is for no round that this member waits for")
-        machine.accept_receipt(data)
+        receipt = machine.accept_receipt(data)
+        if self.membership.consent is not None:
+            self.membership.consent.countersigned(receipt)
         del self._owed[offer_digest]
         remember(self._accepted, known, None, MOST_OWED)
         self.receipts_checked += 1

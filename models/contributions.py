@@ -77,12 +77,21 @@ def training_values(
         InputError: a coordinate is beyond `UPDATE_CLIP`.
     """
     weight = min(examples / max(mean_examples, 1.0), WEIGHT_CLIP) if by_examples else 1.0
-    weighted = update * np.float32(weight) if weight != 1.0 else update
-    if max(weighted.max(), -weighted.min()) > UPDATE_CLIP:
+    weighted = check_reach(update * np.float32(weight) if weight != 1.0 else update)
+    return {UPDATE: weighted, WEIGHT: np.array([weight]), METRICS: np.array([weight * loss])}
+
+
+def check_reach(update: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an update that a sum without noise can carry.
+
+    Raises:
+        InputError: a coordinate is beyond `UPDATE_CLIP`.
+    """
+    if max(update.max(), -update.min()) > UPDATE_CLIP:
         raise InputError(
             "the update is larger than a masked sum can carry", right="a smaller learning rate, or fewer local steps"
         )
-    return {UPDATE: weighted, WEIGHT: np.array([weight]), METRICS: np.array([weight * loss])}
+    return update
 
 
 def asks_for_statistics(plan: Plan) -> bool:
@@ -119,3 +128,8 @@ def preparation_total(blocks: Mapping[str, NDArray[np.float64]], schema: Schema)
     if MOMENTS in blocks:
         total[~places] = blocks[MOMENTS]
     return total
+
+
+def update_layout(parameters: int, cohort: int, bits: int = 32) -> Layout:
+    """Return the one block of a round in which nothing but updates may leave, as finely as `training_layout` has it."""
+    return Layout(training_layout(parameters, cohort, bits).blocks[:1])

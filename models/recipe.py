@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,13 +41,15 @@ class DataSection(Section):
 
 
 class PopulationSection(Section):
-    """Who holds which rows in a simulation."""
+    """Who holds which rows in a simulation, and whose privacy ledger pays for what is released about them."""
 
     clients: int | None = Field(default=None, ge=1)
     partition: Literal["iid", "dirichlet", "shards", "by-file", "by-column"] = "iid"
     alpha: float = Field(default=0.5, gt=0)
     shards_per_client: int = Field(default=2, ge=1)
     column: str = ""
+    ledger: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
+    epsilon_budget: float | None = Field(default=None, gt=0)
 
 
 class ModelSection(Section):
@@ -115,6 +117,7 @@ class PrivacySection(Section):
     delta: float | None = Field(default=None, gt=0, lt=1)
     clip: Annotated[float, Field(gt=0)] | Literal["adaptive"] | None = None
     noise_cohort: int | None = Field(default=None, ge=0)
+    sample_rate: float | None = Field(default=None, gt=0, le=1)
 
 
 class EvaluationSection(Section):
@@ -313,38 +316,90 @@ def _is_plain(value: object) -> bool:
 
 
 def _check_privacy(recipe: Recipe, where: str) -> None:
-    """Refuse promises that contradict themselves."""
+    """Refuse promises that contradict themselves, or that the place of the noise cannot keep."""
     privacy = recipe.privacy
     given = privacy.model_dump(exclude={"unit"}, exclude_none=True)
     if privacy.unit == "none":
         for key in given:
             raise InputError(f"privacy.{key} means nothing without a unit", where=where, right="set privacy.unit")
+        if recipe.population.epsilon_budget is not None:
+            raise InputError(
+                "population.epsilon_budget means nothing without a promise", where=where, right="set privacy.unit"
+            )
         return
     if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
         raise InputError(
             "privacy needs either epsilon or noise_multiplier", where=where, right="give a target, or the noise"
         )
-    if not recipe.secure_aggregation.enabled:
-        raise InputError(
-            "distributed noise protects only within a masked sum",
-            where=where,
-            right="set secure_aggregation.enabled = true",
-        )
     if recipe.strategy.weighting == "examples":
         raise InputError(
-            "strategy.weighting = 'examples' has no place under client-level privacy", where=where, right="uniform"
+            "strategy.weighting = 'examples' would show how many examples a client has", where=where, right="uniform"
         )
+    refused = _refused_examples(recipe) if privacy.unit == "example" else _refused_clients(recipe)
+    for asked, what, right in refused:
+        if asked:
+            raise InputError(what, where=where, right=right)
+
+
+def _refused_clients(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
+    privacy, masked = recipe.privacy, recipe.secure_aggregation.enabled
+    place = privacy.noise or "distributed"
+    yield (
+        place == "distributed" and not masked,
+        "distributed noise protects only within a masked sum",
+        "set secure_aggregation.enabled = true, or privacy.noise",
+    )
+    yield (
+        place == "central" and privacy.epsilon is not None and privacy.epsilon_against != "outsiders",
+        "central noise is worth nothing against the coordinator, who makes it",
+        "set privacy.epsilon_against = 'outsiders', or use distributed noise",
+    )
+    yield (
+        privacy.clip == "adaptive" and not masked,
+        "an adaptive clip asks every client whether it was clipped, which only a masked sum may hold",
+        "set secure_aggregation.enabled = true, or give the clip",
+    )
+    yield (
+        bool(privacy.noise_cohort) and not masked,
+        "privacy.noise_cohort is for masked sums",
+        "set secure_aggregation.enabled = true",
+    )
+    yield (
+        bool(privacy.noise_cohort) and place == "local",
+        "privacy.noise_cohort means nothing to local noise, which relies on nobody",
+        "leave it out",
+    )
+    yield privacy.sample_rate is not None, "privacy.sample_rate is for unit 'example'", "leave it out"
+
+
+def _refused_examples(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
+    privacy, training = recipe.privacy, recipe.training
+    yield (
+        privacy.noise not in (None, "local"),
+        f"{privacy.noise} noise cannot protect one example: its influence is bounded step by step at its client",
+        "set privacy.noise = 'local', or privacy.unit = 'client'",
+    )
+    yield privacy.clip == "adaptive", "privacy.clip = 'adaptive' is for unit 'client'", "give the clip"
+    yield bool(privacy.noise_cohort), "privacy.noise_cohort is for unit 'client'", "leave it out"
+    yield (
+        privacy.sample_rate is None,
+        "unit 'example' needs privacy.sample_rate: public and the same at every client",
+        "the probability that an example enters a batch",
+    )
+    yield (
+        training.local_steps is None,
+        "unit 'example' needs training.local_steps: epochs would show how many examples a client has",
+        "give the number of steps",
+    )
+    yield (
+        recipe.strategy.name == "fedprox",
+        "fedprox pulls every step, which private steps do not have",
+        "another strategy",
+    )
 
 
 def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
-    privacy, noised = recipe.privacy, recipe.privacy.unit != "none"
     unbuilt = {
-        "privacy.unit = 'example'": privacy.unit == "example",
-        "privacy.noise other than 'distributed'": privacy.noise not in (None, "distributed"),
-        "privacy.clip = 'adaptive'": privacy.clip == "adaptive",
-        "privacy.noise_cohort": bool(privacy.noise_cohort),
-        "privacy.epsilon_against = 'outsiders'": privacy.epsilon_against == "outsiders",
-        "privacy with training.sampling = 'poisson'": noised and recipe.training.sampling == "poisson",
         "training.engine": recipe.training.engine == "vectorised",
         "strategy.weighting": recipe.strategy.weighting == "clipped",
     }

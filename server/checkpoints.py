@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tacit.models.errors import InputError
-from tacit.models.noise import Spent
+from tacit.models.spending import Spent
 from tacit.server.store.records import CheckpointRef
 
 _VECTOR = "vector"
@@ -36,6 +37,8 @@ class RunState:
         best_round, best_value: the round whose model is best on the validation share, and how good it is.
         stopped: why no further round is to run, or empty.
         spent: the rounds whose noised inputs left, in order; empty without a privacy mechanism.
+        taken: how often each client's noised input left, by name.
+        l2_clip: what an adaptive clip has come to; None where there is none, or before the first round.
     """
 
     round: int
@@ -46,6 +49,8 @@ class RunState:
     best_value: float | None = None
     stopped: str = ""
     spent: tuple[Spent, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
+    l2_clip: float | None = None
 
 
 class Checkpoints:
@@ -75,6 +80,8 @@ class Checkpoints:
             "best_value": state.best_value,
             "stopped": state.stopped,
             "spent": [[one.cohort, one.survivors] for one in state.spent],
+            "taken": dict(state.taken),
+            "l2_clip": state.l2_clip,
         }
         tensors = {_VECTOR: state.vector} | {_MOMENT + name: moment for name, moment in state.moments.items()}
         try:
@@ -133,6 +140,8 @@ def _read(path: Path) -> RunState:
             best_value=values["best_value"],
             stopped=str(values["stopped"]),
             spent=tuple(Spent(int(cohort), int(survivors)) for cohort, survivors in values["spent"]),
+            taken={str(client): int(times) for client, times in values["taken"].items()},
+            l2_clip=None if values["l2_clip"] is None else float(values["l2_clip"]),
         )
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"is no checkpoint ({type(error).__name__})", where=str(path)) from None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from functools import lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,25 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "git_commit": _commit(Path(tacit.__file__).resolve().parent),
     }
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> dict[str, str]:
+    """Return the version of the code that runs, and the SHA-256 over the paths and digests of all of its modules."""
+    import tacit
+
+    root = Path(tacit.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(_modules(root)):
+        name = path.relative_to(root).as_posix()
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return {"tacit": tacit.__version__, "sha256": digest.hexdigest()}
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    """Yield every module; the parts may be links, which a pattern with ** does not follow."""
+    for folder, _, names in os.walk(root, followlinks=True):
+        yield from (Path(folder) / name for name in names if name.endswith(".py"))
 
 
 def _processor() -> str:

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.contributions import UPDATE
 from tacit.models.data.rows import Schema
 from tacit.models.messages import Instruction, Reply, float32_vector
+from tacit.models.noise import CLIP_BIT, NoisePlan
 from tacit.models.preparation import check_sums, preparation_size
+from tacit.privacy.clipping import unclipped_fraction
+from tacit.privacy.codec import sha256
+from tacit.privacy.randomness import Keystream
 from tacit.server.aggregation import WeightedSum
 
 MOST_EXAMPLES = 2**40  # of one client; a weight beyond it is a mistake or an attack
@@ -34,11 +39,13 @@ class TrainingResult:
 
     Attributes:
         mean_update: shape `(parameters,)`; may be overwritten.
-        mean_loss: of the clients' training losses.
+        mean_loss: of the clients' training losses; NaN where they do not tell.
+        unclipped: the noised fraction of clients whose updates were not clipped; None where they do not tell.
     """
 
     mean_update: NDArray[np.float32]
     mean_loss: float
+    unclipped: float | None = None
 
 
 @dataclass
@@ -88,6 +95,64 @@ class Training:
         """Return the weighted means; call it once, as the sum is divided in place."""
         loss = self._loss / self._sum.weight if self._sum.weight else math.nan
         return TrainingResult(self._sum.mean(), loss)
+
+
+@dataclass
+class ProtectedTraining:
+    """Train under a promise without masks: every update leaves as the promise has it, and nothing beside it.
+
+    Args:
+        occasion: what it is part of.
+        vector: the global vector, shape `(parameters,)`; sent to everybody, never copied.
+        noise: the promise.
+        words: secret words for noise that the coordinator makes.
+    """
+
+    occasion: Occasion
+    vector: NDArray[np.float32]
+    noise: NoisePlan
+    words: Keystream
+    names: tuple[str, ...] = ("train",)
+    closes_early: int | None = 0
+
+    def __post_init__(self) -> None:
+        """Start the sum at zero."""
+        self._sum = WeightedSum(self.vector.size, np.float32)
+
+    @property
+    def may_retry(self) -> None:
+        """Return None: everybody may take part in another attempt, with noise of its own."""
+
+    @property
+    def offer_digest(self) -> bytes:
+        """Return what tells this attempt from any other."""
+        at = self.occasion
+        return sha256(f"{at.run}/{at.round}/{at.attempt}/".encode(), at.plan)
+
+    def request(self, exchange: int, client: str) -> Instruction:
+        """Ask for one local training pass."""
+        at = self.occasion
+        return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays={"vector": self.vector})
+
+    def accept(self, exchange: int, client: str, reply: Reply) -> None:
+        """Fold one update."""
+        self._sum.add(float32_vector(reply.arrays, UPDATE, self.vector.size))
+
+    def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
+        """Have nothing more to ask."""
+        return ()
+
+    def result(self) -> TrainingResult:
+        """Return the mean update; call it once."""
+        sums = self.noise.central({UPDATE: self._sum.total().astype(np.float64)}, self.words)
+        return protected_result(self.noise, sums, self._sum.contributions)
+
+
+def protected_result(noise: NoisePlan, sums: Mapping[str, NDArray[np.float64]], survivors: int) -> TrainingResult:
+    """Return what a noised sum gives: over the survivors, or a fixed public number where their number stays secret."""
+    over = noise.denominator or survivors
+    unclipped = unclipped_fraction(float(sums[CLIP_BIT][0]), over) if noise.adapts else None
+    return TrainingResult((sums[UPDATE] / over).astype(np.float32), math.nan, unclipped)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from tacit.models.errors import InputError
 from tacit.models.noise import noise_plan
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
+from tacit.models.spending import run_budget
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of
 from tacit.models.zoo.architecture import Architecture
@@ -54,6 +55,22 @@ def check_network(plan: Plan) -> int:
     return layout_of(architecture.build(recipe.seed)).size
 
 
+def check_promise(recipe: Recipe, clients: int, parameters: int) -> None:
+    """Refuse a promise that no noise keeps, before anything is written.
+
+    Raises:
+        InputError: names the number to change.
+    """
+    if recipe.privacy.unit == "none":
+        return
+    cohort = min(recipe.training.cohort or clients, clients)
+    try:
+        run_budget(noise_plan(recipe, parameters, cohort, clients), recipe.training.rounds)
+    except PrivacyError as error:
+        right = "a larger epsilon, fewer rounds, or more clients"
+        raise InputError(str(error), where=f"privacy, {cohort} clients", right=right) from None
+
+
 def check_cohorts(recipe: Recipe, masking: Masking, clients: int, parameters: int) -> None:
     """Refuse thresholds that no full cohort could meet, and noise that no sum could carry, before anything is offered.
 
@@ -70,9 +87,9 @@ def check_cohorts(recipe: Recipe, masking: Masking, clients: int, parameters: in
     for size, training in ((clients, False), (cohort, True)):
         layout, noise = training_layout(1, size), None
         try:
-            if training and recipe.privacy.unit == "client":
-                noise = noise_plan(recipe, parameters, size)
-                layout = noise.layout
+            if training and recipe.privacy.unit != "none":
+                noise = noise_plan(recipe, parameters, size, clients)
+                layout = noise.layout or layout
             masking.offer(at, None, layout, size, noise)
         except Infeasible as error:
             raise InputError(error.what, where=f"secure_aggregation, {size} clients", right=error.change) from None

@@ -18,6 +18,7 @@ from tacit.models.data.rows import Schema
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
+from tacit.privacy.identity import Identity
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.feasibility import check_network
 from tacit.server.recorder import StoreRecorder
@@ -25,7 +26,9 @@ from tacit.server.registry import Registry
 from tacit.server.release import release, warm_start
 from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
-from tacit.server.statement import privacy_statement
+from tacit.server.signed_statement import SELF_SIGNED, sign_statement
+from tacit.server.statement import Circumstances, privacy_statement
+from tacit.server.statement_page import statement_markdown
 from tacit.server.store import Store
 from tacit.server.store.records import NewRun
 from tacit.server.summary import summarise
@@ -43,6 +46,8 @@ class Ending:
         data: one sentence for the model's card: what the model was trained on.
         per_client: summary of the clients' own metrics, where somebody may look at them.
         found: further entries of `summary.json`.
+        signed_as: in what quality the statement is signed.
+        reproducible_noise: whether anybody can repeat the noise, and so subtract it.
     """
 
     state: RunState
@@ -52,6 +57,8 @@ class Ending:
     data: str
     per_client: Mapping[str, Any]
     found: Mapping[str, Any]
+    signed_as: str = "coordinator"
+    reproducible_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,14 @@ class KeptRun:
         registry: takes the released model.
         directory: holds everything that people read.
         recipe: what is run.
+        identity: signs the privacy statement and the population's ledger.
     """
 
     store: Store
     registry: Registry
     directory: RunDirectory
     recipe: Recipe
+    identity: Identity
 
     @property
     def name(self) -> str:
@@ -144,8 +153,11 @@ class KeptRun:
             The values of `summary.json`, and one flat mapping for each attempt of a round.
         """
         attempts = self.store.rounds(self.name)
-        statement = privacy_statement(self.recipe, ending.state)
         state, metrics = ending.state, ending.metrics
+        about = Circumstances(ending.clients, ending.signed_as == SELF_SIGNED, ending.reproducible_noise)
+        unsigned = privacy_statement(self.recipe, state, about)
+        unsigned["utility"] = {"metrics": dict(metrics), "per_client": dict(ending.per_client)}
+        statement = sign_statement(unsigned, self.identity, ending.signed_as)
         version = release(
             state, metrics, statement, self.directory.path / "model", self.registry, self.name, data=ending.data
         )
@@ -164,6 +176,7 @@ class KeptRun:
         summary |= ending.found
         rounds = self.directory.write_rounds(attempts)
         self.directory.write_json("privacy.json", statement)
+        self.directory.write_text("privacy.md", statement_markdown(statement))
         self.directory.write_json("summary.json", summary)
         return summary, rounds
 

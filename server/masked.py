@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -23,13 +22,14 @@ from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, Instruction, R
 from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan
 from tacit.privacy.errors import PrivacyError
+from tacit.privacy.randomness import Keystream
 from tacit.privacy.secagg.aggregate import Aggregate
 from tacit.privacy.secagg.elided import ElidedRound
 from tacit.privacy.secagg.layout import Layout
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.progress import Phase
 from tacit.privacy.secagg.server import EXPECTED, ServerRound
-from tacit.server.exchanges import Occasion, TrainingResult
+from tacit.server.exchanges import Occasion, TrainingResult, protected_result
 from tacit.server.masking import Masking
 from tacit.server.rounds import Participant, RoundAborted
 
@@ -42,6 +42,11 @@ class SecureSum(Protocol):
 
     names: tuple[str, ...]
     closes_early: int | None
+
+    @property
+    def offer_digest(self) -> bytes:
+        """Return H(Offer)."""
+        ...
 
     @property
     def aggregate(self) -> Aggregate:
@@ -97,6 +102,11 @@ class MaskedSum:
             verify=masking.verify,
         )
         self._inputs_may_have_left = False
+
+    @property
+    def offer_digest(self) -> bytes:
+        """Return H(Offer)."""
+        return self._server.offer.digest
 
     @property
     def aggregate(self) -> Aggregate:
@@ -170,6 +180,7 @@ class ElidedSum:
         self._round = ElidedRound(offer)
         self._clients = frozenset(clients)
         self._contributed: set[str] = set()
+        self.offer_digest = offer.digest
 
     @property
     def aggregate(self) -> Aggregate:
@@ -292,21 +303,36 @@ class MaskedTraining(MaskedRound):
 
 
 class NoisedTraining(MaskedRound):
-    """A training round whose sum comes noised: the clients' shares of noise are in it before anybody sees it.
+    """A training round under a promise: of a distributed one the sum comes noised before anybody sees it.
 
-    The mean is over the public number of survivors; no weight, loss or dataset size is part of the vector.
+    No weight, loss or dataset size is part of the vector.
     """
 
     def __init__(
-        self, at: Occasion, vector: NDArray[np.float32], clients: Sequence[str], masking: Masking, noise: NoisePlan
+        self,
+        at: Occasion,
+        vector: NDArray[np.float32],
+        clients: Sequence[str],
+        masking: Masking,
+        noise: NoisePlan,
+        words: Keystream,
     ) -> None:
-        """Offer the round to `clients`; see `masked_sum`."""
+        """Offer the round to `clients`; see `masked_sum`. `words` are for noise that the coordinator makes."""
+        if noise.layout is None:
+            raise ValueError("a masked round has a layout")
         super().__init__(masked_sum(at, vector, noise.layout, clients, masking, noise))
+        self.noise = noise
+        self._words = words
+
+    @property
+    def offer_digest(self) -> bytes:
+        """Return H(Offer)."""
+        return self.sum.offer_digest
 
     def result(self) -> TrainingResult:
-        """Return the mean update; there is no loss."""
+        """Return the mean update; there is no loss. Call it once: its noise is drawn here."""
         total = self.sum.aggregate
-        return TrainingResult((total.blocks[UPDATE] / len(total.survivors)).astype(np.float32), math.nan)
+        return protected_result(self.noise, self.noise.central(total.blocks, self._words), len(total.survivors))
 
 
 class MaskedPreparation(MaskedRound):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
-from tacit.models.noise import MECHANISM, NoisePlan
+from tacit.models.noise import NoisePlan
 from tacit.models.recipe import Recipe, SecureAggregationSection
 from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
@@ -95,7 +95,7 @@ class Masking:
             min_cohort=settings.min_cohort,
             colluders=colluders_in(settings, cohort),
             dropout=settings.dropout,
-            mechanism=MECHANISM if noise else "none",
+            mechanism=noise.mechanism if noise else "none",
             mechanism_parameters=noise.parameters if noise else (),
             noise_variance=noise.share_variance if noise else 0.0,
             graph=graph_of(cohort),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tacit.models.errors import InputError
 from tacit.server.checkpoints import Checkpoints, RunState
+from tacit.server.reports import RoundReport
 from tacit.server.rounds import Participant
-from tacit.server.run import RoundReport
 from tacit.server.store import Store
-from tacit.server.store.records import Participation, RoundRecord
+from tacit.server.store.records import LedgerLine, Participation, RoundRecord
 
 
 class StoreRecorder:
@@ -30,8 +32,8 @@ class StoreRecorder:
             return None
         return self._checkpoints.read(last.checkpoint)
 
-    def commit(self, report: RoundReport, state: RunState | None) -> None:
-        """Keep a round and its state."""
+    def commit(self, report: RoundReport, state: RunState | None, ledger: Sequence[LedgerLine] = ()) -> None:
+        """Keep a round, its state and what it spent."""
         reference = self._checkpoints.write(state) if state is not None else None
         self._store.commit_round(
             self._run,
@@ -47,6 +49,7 @@ class StoreRecorder:
                 checkpoint=reference,
                 extra={"reason": report.reason} if report.reason else {},
             ),
+            ledger=ledger,
         )
         if state is not None:
             best = {state.best_round} if state.best_round else set()

@@ -18,6 +18,7 @@ from tacit.models.plan import Plan, decode_plan
 from tacit.models.vector import layout_of
 from tacit.server.checkpoints import RunState
 from tacit.server.registry import Registry
+from tacit.server.statement import STATEMENT_ALONE
 from tacit.server.store.records import ModelVersion
 
 INIT_SCHEME = "registry:"
@@ -81,7 +82,7 @@ def release(
         metrics=metrics,
         data=data,
         federated={name: value for name, value in lineage.items() if value != ""},
-        privacy={name: value for name, value in statement.items() if name != "sentence"},
+        privacy={name: value for name, value in statement.items() if name not in STATEMENT_ALONE},
     )
     _write(directory, artifact, card)
     return registry.register(

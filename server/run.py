@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -14,15 +13,18 @@ from numpy.typing import NDArray
 
 from tacit.models.errors import InputError
 from tacit.models.messages import all_finite
-from tacit.models.noise import Spent, noise_plan
+from tacit.models.noise import NoisePlan, adapted_clip, initial_clip
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import has_public_features, prepared_plan, public_plan
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
-from tacit.privacy.calibration import with_spare
+from tacit.privacy.errors import BudgetExceeded, PrivacyError
+from tacit.privacy.randomness import Keystream, Randomness, SystemRandomness
+from tacit.privacy.records import Key
 from tacit.privacy.secagg.layout import Infeasible
+from tacit.server.budget import Budget
 from tacit.server.checkpoints import RunState
-from tacit.server.exchanges import Occasion, Preparation, Training, TrainingResult
+from tacit.server.exchanges import Occasion, Preparation, ProtectedTraining, Training, TrainingResult
 from tacit.server.feasibility import check_cohorts, check_names, check_network
 from tacit.server.masked import (
     MASK_EXCHANGE,
@@ -33,7 +35,9 @@ from tacit.server.masked import (
     inputs_left,
 )
 from tacit.server.masking import Masking, Receipts
+from tacit.server.reports import RoundReport
 from tacit.server.rounds import Exchanges, Participant, Round, RoundState
+from tacit.server.store.records import LedgerLine
 from tacit.server.strategies import strategy_named
 from tacit.server.transport import Transport, drive
 
@@ -48,24 +52,6 @@ class RunFailed(Exception):
     """The run cannot go on; the text says why. What was committed stays."""
 
 
-@dataclass(frozen=True)
-class RoundReport:
-    """What one attempt of a round did; round 0 is the preparation."""
-
-    number: int
-    attempt: int
-    committed: bool
-    reason: str
-    seconds: float
-    participants: tuple[Participant, ...]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def reported(self) -> int:
-        """Return how many clients are in the result."""
-        return sum(participant.outcome == "reported" for participant in self.participants)
-
-
 class Recorder(Protocol):
     """Where a run leaves what must survive it."""
 
@@ -73,8 +59,8 @@ class Recorder(Protocol):
         """Return the state after the last committed round, or None for a run that has not begun."""
         ...
 
-    def commit(self, report: RoundReport, state: RunState | None) -> None:
-        """Keep a round and, if it was committed, its state, both or neither."""
+    def commit(self, report: RoundReport, state: RunState | None, ledger: Sequence[LedgerLine] = ()) -> None:
+        """Keep a round, what it spent and, if it was committed, its state: all of it or nothing."""
         ...
 
     def state_of(self, round_number: int) -> RunState:
@@ -109,6 +95,8 @@ class Run:
         recorder: where rounds are kept.
         cohorts: draws whom a round asks.
         masking: the coordinator's part in masked rounds; None for rounds in which it sees every update.
+        budget: what pays for a promise; there is one exactly if the recipe makes one.
+        randomness: where noise that the coordinator makes comes from.
         validate: measures a vector on the validation share; None if there is none.
         initial: the vector of a warm start, whose plan then comes with features; None to initialise from the seed. The
             run trains it in place.
@@ -122,6 +110,8 @@ class Run:
     recorder: Recorder
     cohorts: Cohorts
     masking: Masking | None = None
+    budget: Budget | None = None
+    randomness: Randomness = field(default_factory=SystemRandomness)
     validate: Evaluate | None = None
     initial: NDArray[np.float32] | None = None
     on_round: Callable[[RoundReport], None] = lambda report: None
@@ -136,7 +126,9 @@ class Run:
         self._task.check(self.plan.schema)
         if recipe.secure_aggregation.enabled != (self.masking is not None):
             raise ValueError("a run masks exactly if its recipe says so")
-        self._noised = recipe.privacy.unit == "client"
+        self._noised = recipe.privacy.unit != "none"
+        if self._noised != (self.budget is not None):
+            raise ValueError("a run has a budget exactly if its recipe promises something")
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
         self._fruitless = 0
 
@@ -159,7 +151,7 @@ class Run:
         if state.best_round and state.best_round != state.round:
             best = self.recorder.state_of(state.best_round)
             # Every round was released to somebody, whichever of them gave the best model.
-            return replace(best, spent=state.spent, stopped=state.stopped)
+            return replace(best, spent=state.spent, taken=state.taken, stopped=state.stopped)
         return state
 
     def _prepare(self) -> RunState:
@@ -193,8 +185,8 @@ class Run:
             self._keep(report, None)
             if exchanges.may_retry is not None:
                 # A sum over fewer clients would show, as a difference, what the missing ones hold.
-                raise RunFailed(f"the preparation failed after statistics had left: {report.reason}{_mostly(report)}")
-        raise RunFailed(f"the preparation failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
+                raise RunFailed(f"the preparation failed after statistics had left: {report.reason}{report.mostly}")
+        raise RunFailed(f"the preparation failed {ATTEMPTS} times: {report.reason}{report.mostly}")
 
     def _begin(self, plan: Plan, report: RoundReport) -> RunState:
         vector = self._initial_vector(plan)
@@ -219,78 +211,111 @@ class Run:
     def _round(self, state: RunState) -> RunState:
         number = state.round + 1
         first = self.recorder.attempts(number)
-        if self._noised and len(state.spent) >= self._horizon():
-            return replace(state, stopped=BUDGET_SPENT)
         # Whose masked input has left for this round takes part in no other attempt at it, also after a restart.
         left = inputs_left(self.recorder.asked(number)) if first and self.masking else frozenset()
-        if self._noised and left:
-            # The checkpoint is older than these attempts; each of them is counted, as inputs of one at least have left.
-            state = replace(state, spent=(*state.spent, *first * (self._fewest(state.vector.size),)))
+        if self.budget is not None:
+            state = self.budget.resume(state, number, self._clients())
+            first = self.budget.next_attempt(number, first)
         for attempt in range(first, first + ATTEMPTS):
-            cohort, wanted = self.cohorts.draw(self._clients(left), number, attempt)
+            able = self._able(state, left)
+            if not able:
+                return replace(state, stopped=BUDGET_SPENT)
+            cohort, wanted = self.cohorts.draw(able, number, attempt)
             at = Occasion(self.name, number, attempt, state.plan)
             if not cohort:
                 report = RoundReport(number, attempt, True, "the cohort was empty", 0.0, ())
                 return self._apply(state, report, None)
             try:
-                exchanges = self._training(at, state.vector, cohort)
+                exchanges, noise = self._training(at, state, cohort)
             except Infeasible as error:
                 report = RoundReport(number, attempt, False, str(error), 0.0, ())
                 self._keep(report, None)
                 continue
+            try:
+                reserved = self._reserve(exchanges, noise, at)
+            except BudgetExceeded:
+                return replace(state, stopped=BUDGET_SPENT)
             report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted)
-            state = self._spend(state, exchanges, len(cohort), done)
+            state, lines = self._settle(state, exchanges, noise, reserved, report, done)
             if done:
                 try:
                     result = exchanges.result()
                 except ZeroDivisionError as error:  # every weight was rounded to zero, or somebody's was negative
-                    return self._over(state, replace(report, reason=str(error)))
+                    return self._over(state, replace(report, reason=str(error)), lines)
                 self._fruitless = 0
-                return self._apply(state, report, result)
-            left |= inputs_left(report.participants)
+                return self._apply(state, report, result, lines)
+            if self.masking is not None:
+                left |= inputs_left(report.participants)
             if left and len(self._clients(left)) < wanted:
-                return self._over(state, report)
-            self._keep(report, None)
-        raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{_mostly(report)}")
+                return self._over(state, report, lines)
+            self._keep(report, None, lines)
+        raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{report.mostly}")
 
-    def _over(self, state: RunState, report: RoundReport) -> RunState:
+    def _able(self, state: RunState, left: Collection[str]) -> tuple[str, ...]:
+        """Return who may be asked; nobody, where too few are left that have not taken part as often as they may."""
+        clients = self._clients(left)
+        if self.budget is None or self.plan.recipe.training.sampling == "poisson":
+            return clients
+        able, everybody = self.budget.able(state, clients), len(self._clients())
+        wanted = min(self.plan.recipe.training.cohort or everybody, everybody)
+        return able if len(able) == len(clients) or len(able) >= wanted else ()
+
+    def _reserve(
+        self,
+        exchanges: Training | MaskedTraining | NoisedTraining | ProtectedTraining,
+        noise: NoisePlan | None,
+        at: Occasion,
+    ) -> Key | None:
+        if self.budget is None or noise is None or isinstance(exchanges, Training | MaskedTraining):
+            return None
+        return self.budget.reserve(noise, at.round, at.attempt, exchanges.offer_digest)
+
+    def _settle(
+        self,
+        state: RunState,
+        exchanges: Exchanges,
+        noise: NoisePlan | None,
+        reserved: Key | None,
+        report: RoundReport,
+        done: bool,
+    ) -> tuple[RunState, tuple[LedgerLine, ...]]:
+        """Count what an attempt released, if there is a promise to count for."""
+        if self.budget is None or noise is None or reserved is None:
+            return state, ()
+        if isinstance(exchanges, NoisedTraining):
+            may_have_left = done or exchanges.may_retry is not None
+            left = inputs_left(report.participants) | (exchanges.survivors if done else frozenset())
+        else:  # every answer is an input, and one that comes too late has left all the same
+            may_have_left = True
+            left = frozenset(member.client for member in report.participants if member.outcome != "refused")
+        return self.budget.settle(
+            state, noise, reserved, may_have_left=may_have_left, left=left, survivors=report.reported if done else None
+        )
+
+    def _over(self, state: RunState, report: RoundReport, lines: Sequence[LedgerLine]) -> RunState:
         """End a round without a sum: too many inputs have left to ask again, so whatever comes next is a new round."""
         report = replace(report, committed=True, reason=f"over without a sum: {report.reason}")
-        following = self._apply(state, report, None)
+        following = self._apply(state, report, None, lines)
         self._fruitless += 1
         if self._fruitless == ATTEMPTS:
-            raise RunFailed(f"{ATTEMPTS} rounds in a row were {report.reason}{_mostly(report)}")
+            raise RunFailed(f"{ATTEMPTS} rounds in a row were {report.reason}{report.mostly}")
         return following
 
     def _training(
-        self, at: Occasion, vector: NDArray[np.float32], cohort: tuple[str, ...]
-    ) -> Training | MaskedTraining | NoisedTraining:
+        self, at: Occasion, state: RunState, cohort: tuple[str, ...]
+    ) -> tuple[Training | MaskedTraining | NoisedTraining | ProtectedTraining, NoisePlan | None]:
+        if self.budget is None:
+            if self.masking is None:
+                return Training(at, state.vector, self._by_examples), None
+            return MaskedTraining(at, state.vector, cohort, self.masking), None
+        try:
+            noise = self.budget.plan(state, len(cohort), len(self._clients()))
+        except PrivacyError as error:
+            raise Infeasible(str(error), "ask more clients") from None
+        words = Keystream(self.randomness.key("central-noise", at.run, at.round, at.attempt))
         if self.masking is None:
-            return Training(at, vector, self._by_examples)
-        if self._noised:
-            noise = noise_plan(self.plan.recipe, vector.size, len(cohort))
-            return NoisedTraining(at, vector, cohort, self.masking, noise)
-        return MaskedTraining(at, vector, cohort, self.masking)
-
-    def _horizon(self) -> int:
-        """Return how many participations the noise was calibrated for."""
-        return with_spare(self.plan.recipe.privacy.max_participations or self.plan.recipe.training.rounds)
-
-    def _fewest(self, parameters: int) -> Spent:
-        """Return the cost of a round of a whole cohort at the fewest survivors."""
-        clients = len(self._clients())
-        cohort = min(self.plan.recipe.training.cohort or clients, clients)
-        return Spent(cohort, noise_plan(self.plan.recipe, parameters, cohort).min_survivors)
-
-    def _spend(self, state: RunState, exchanges: Exchanges, cohort: int, done: bool) -> RunState:
-        """Count a round whose noised inputs left: at the survivors, or at the fewest allowed if none were summed."""
-        if not isinstance(exchanges, NoisedTraining):
-            return state
-        if not done and exchanges.may_retry is None:
-            return state
-        fewest = noise_plan(self.plan.recipe, state.vector.size, cohort).min_survivors
-        survivors = len(exchanges.survivors) if done else fewest
-        return replace(state, spent=(*state.spent, Spent(cohort, survivors)))
+            return ProtectedTraining(at, state.vector, noise, words), noise
+        return NoisedTraining(at, state.vector, cohort, self.masking, noise, words), noise
 
     def _deliver_receipts(self, number: int) -> None:
         """Deliver the receipts that are still owed; whoever does not answer soon has one less."""
@@ -326,7 +351,13 @@ class Run:
             participants = exchanges.verdicts(participants, done)
         return RoundReport(number, attempt, done, current.reason, seconds, participants), done
 
-    def _apply(self, state: RunState, report: RoundReport, result: TrainingResult | None) -> RunState:
+    def _apply(
+        self,
+        state: RunState,
+        report: RoundReport,
+        result: TrainingResult | None,
+        lines: Sequence[LedgerLine] = (),
+    ) -> RunState:
         started = self.clock()
         metrics: dict[str, float] = {}
         if result is not None:
@@ -336,6 +367,10 @@ class Run:
                 self._strategy.step(state.vector, result.mean_update, state.moments)
             if not all(map(all_finite, (state.vector, *state.moments.values()))):
                 raise RunFailed(f"round {report.number}: the model diverged; try a smaller learning rate")
+            if result.unclipped is not None:
+                clip = state.l2_clip or initial_clip(self.plan.recipe.privacy)
+                metrics |= {"l2_clip": clip, "unclipped": result.unclipped}
+                state = replace(state, l2_clip=adapted_clip(clip, result.unclipped))
         following = replace(state, round=report.number)
         evaluation, plan = self.plan.recipe.evaluation, decode_plan(state.plan)
         last = report.number == plan.recipe.training.rounds
@@ -344,7 +379,7 @@ class Run:
             metrics |= {f"validation_{name}": value for name, value in measured.items()}
             self._select(following, measured)
         report = replace(report, metrics=metrics, seconds=report.seconds + self.clock() - started)
-        self._keep(report, following)
+        self._keep(report, following, lines)
         return following
 
     def _select(self, state: RunState, measured: Mapping[str, float]) -> None:
@@ -364,15 +399,9 @@ class Run:
             raise RunFailed("no client can be reached")
         return tuple(client for client in clients if client not in without)
 
-    def _keep(self, report: RoundReport, state: RunState | None) -> None:
-        self.recorder.commit(report, state)
+    def _keep(self, report: RoundReport, state: RunState | None, lines: Sequence[LedgerLine] = ()) -> None:
+        self.recorder.commit(report, state, lines)
+        if self.budget is not None:
+            for line in lines:
+                self.budget.accounts.committed(line)
         self.on_round(report)
-
-
-def _mostly(report: RoundReport) -> str:
-    """Say why most of those who did not report did not, as that is what somebody can do something about."""
-    given = [member for member in report.participants if member.reason]
-    # Whoever is late because others broke the round off has nothing to say about why.
-    causes = [member for member in given if member.outcome != "late"] or given
-    reasons = Counter(member.reason for member in causes)
-    return f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""

@@ -29,9 +29,11 @@ from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
 from tacit.server.feasibility import check_names
 from tacit.server.kept_run import Ending, KeptRun, new_directory
+from tacit.server.local_identity import key_file, local_identity
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry
-from tacit.server.run import RoundReport, Run, RunFailed
+from tacit.server.reports import RoundReport
+from tacit.server.run import Run, RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import open_store
@@ -89,7 +91,8 @@ def train(transport: Transport, run_config: Mapping[str, Any]) -> None:
     sample = open_public_sample(recipe, os.environ)
     with open_store(settings.db) as store:
         directory = RunDirectory(Path(settings.out) if settings.out else new_directory(recipe))
-        kept = KeptRun(store, Registry(store, Path(settings.models)), directory, recipe)
+        identity = local_identity(key_file())
+        kept = KeptRun(store, Registry(store, Path(settings.models)), directory, recipe, identity)
         plan, initial = kept.starting_point(sample.schema)
         selection, _ = task_named(recipe.task.kind).selection_metric
         run = Run(
@@ -117,6 +120,7 @@ def train(transport: Transport, run_config: Mapping[str, Any]) -> None:
                     "Rows that the clients brought and kept. Columns and classes come from the public sample that the"
                     " run's recipe names.",
                     per_client={},
+                    signed_as="coordinator of a stock Flower run",
                     found={"mode": "stock-flower", "public_sample": sample.described()},
                 )
             )

@@ -9,6 +9,7 @@ from tacit.models.data.rows import Findings
 from tacit.models.recipe import Recipe
 from tacit.server.checkpoints import RunState
 from tacit.server.masking import aggregation_facts
+from tacit.server.statement import STATEMENT_ALONE
 from tacit.server.store.records import ModelVersion, RoundRecord
 
 
@@ -40,7 +41,7 @@ def summarise(
         "per_client": dict(per_client),
         "best_round": state.best_round or state.round,
         "stopped": state.stopped,
-        "privacy": {name: value for name, value in statement.items() if name not in ("sentence", "secure_aggregation")},
+        "privacy": {name: value for name, value in statement.items() if name not in STATEMENT_ALONE},
         "secure_aggregation": aggregation_facts(recipe, clients),
         "timing": {
             "wall_seconds": seconds,

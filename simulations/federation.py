@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tacit.client.agent import Agent, Workbench
+from tacit.client.agent import Agent
+from tacit.client.training import Workbench
 from tacit.models.data import open_source
 from tacit.models.data.rows import Findings, Rows, Schema, Source
 from tacit.models.data.splits import split

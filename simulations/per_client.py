@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tacit.client.agent import Agent, Refused
+from tacit.client.agent import Agent
+from tacit.client.training import Refused
 from tacit.server.checkpoints import RunState
 
 LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse", "expected_calibration_error"})

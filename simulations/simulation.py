@@ -17,22 +17,27 @@ from tacit.models.errors import InputError
 from tacit.models.plan import decode_plan
 from tacit.models.recipe import Recipe, read_recipe
 from tacit.models.training import resolve_device
-from tacit.privacy.randomness import KEY_BYTES, SeededRandomness
+from tacit.privacy.randomness import KEY_BYTES
+from tacit.server.budget import open_budget
 from tacit.server.checkpoints import RunState
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
-from tacit.server.feasibility import check_cohorts, check_names, check_network
+from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise
 from tacit.server.kept_run import Ending, KeptRun, new_directory
+from tacit.server.local_identity import key_file, local_identity
 from tacit.server.registry import Registry
-from tacit.server.run import Cohorts, RoundReport, Run
+from tacit.server.reports import RoundReport
+from tacit.server.run import Cohorts, Run
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
+from tacit.server.signed_statement import SELF_SIGNED
 from tacit.server.store import Store, open_store
 from tacit.server.summary import data_found
 from tacit.server.transport import Transport
 from tacit.simulations.engine import run_in_process
 from tacit.simulations.enrolment import enrol
 from tacit.simulations.federation import Federation, build_federation
+from tacit.simulations.noise_source import randomness_of
 from tacit.simulations.per_client import measure_at_clients, per_client_summary
 
 OnRound = Callable[[RoundReport], None]
@@ -76,6 +81,8 @@ def simulate(
     models: Path = Path("models-store"),
     resume: bool = False,
     cohorts: Cohorts | None = None,
+    key: Path | None = None,
+    reproducible_noise: bool = False,
     threads: int | None = None,
     on_start: Callable[[Recipe, Federation, Path], None] = lambda recipe, federation, directory: None,
     on_round: OnRound = lambda report: None,
@@ -90,6 +97,8 @@ def simulate(
         models: the registry's directory.
         resume: go on with the run in `out`, or with the newest unfinished run of this recipe.
         cohorts: whom each round asks; drawn as the recipe says unless told otherwise.
+        key: the file of the key that signs statement and ledger; made at first need. `TACIT_KEY`, else `tacit.key`.
+        reproducible_noise: draw noise from the recipe's seed, so that the run can be repeated: nothing is promised.
         threads: how many threads PyTorch uses; chosen by the model's size unless told otherwise.
         on_start: called before the first round.
         on_round: called after every attempt at a round.
@@ -104,20 +113,28 @@ def simulate(
     device = str(resolve_device(checked.training.device))
     # Before the store, so that a mistake in the recipe or the data leaves nothing behind, not even an empty database.
     federation = build_federation(checked)
+    identity = local_identity(key or key_file())
     with open_store(db, create=not resume) as store:
         directory = _resumed(store, checked, out) if resume else RunDirectory(out or new_directory(checked))
         threads = _use_threads(checked, directory if resume else None, threads)
-        kept = KeptRun(store, Registry(store, models), directory, checked)
+        kept = KeptRun(store, Registry(store, models), directory, checked, identity)
         plan, initial = kept.starting_point(federation.schema)
         seed = _run_seed(directory.path) if resume else secrets.token_bytes(KEY_BYTES)
-        randomness = SeededRandomness(seed)
+        randomness = randomness_of(seed, checked.seed, kept.name, reproducible=reproducible_noise)
         masking = enrol(federation, checked, randomness) if checked.secure_aggregation.enabled else None
+        parameters, clients = check_network(plan), len(federation.names)
         if masking is not None:
-            check_cohorts(checked, masking, len(federation.names), check_network(plan))
+            check_cohorts(checked, masking, clients, parameters)
+        check_promise(checked, clients, parameters)
+        for agent in federation.agents.values():
+            agent.draw_from(randomness)
         if not resume:
             kept.begin(environment(device, threads), {SEED_FILE: seed})
         with kept.running():
             on_start(checked, federation, directory.path)
+            budget = None
+            if checked.privacy.unit != "none":
+                budget = open_budget(store, checked, kept.name, parameters, clients, identity, repeatable=True)
             validate = CentralEvaluator(federation.validation) if federation.validation is not None else None
 
             def execute(transport: Transport) -> RunState:
@@ -128,6 +145,8 @@ def simulate(
                     recorder=kept.recorder(),
                     cohorts=cohorts or DrawnCohorts(kept.name, checked.training, randomness),
                     masking=masking,
+                    budget=budget,
+                    randomness=randomness,
                     validate=validate,
                     initial=initial,
                     on_round=on_round,
@@ -135,7 +154,7 @@ def simulate(
 
             started = time.perf_counter()
             state = run_in_process(federation, execute)
-            return _finish(kept, federation, state, time.perf_counter() - started)
+            return _finish(kept, federation, state, time.perf_counter() - started, reproducible_noise)
 
 
 def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
@@ -185,7 +204,9 @@ def _run_seed(directory: Path) -> bytes:
     return seed
 
 
-def _finish(kept: KeptRun, federation: Federation, state: RunState, seconds: float) -> Simulation:
+def _finish(
+    kept: KeptRun, federation: Federation, state: RunState, seconds: float, reproducible_noise: bool
+) -> Simulation:
     directory = kept.directory
     by_client = measure_at_clients(federation.agents.values(), state)
     per_client = per_client_summary(by_client)
@@ -196,7 +217,17 @@ def _finish(kept: KeptRun, federation: Federation, state: RunState, seconds: flo
     data = f"The source named in the run's recipe, divided over clients by {kept.recipe.population.partition}."
     found = {"data": data_found(federation.findings)}
     summary, rounds = kept.release(
-        Ending(state, metrics, len(federation.names), seconds, data, per_client=per_client, found=found)
+        Ending(
+            state,
+            metrics,
+            len(federation.names),
+            seconds,
+            data,
+            per_client=per_client,
+            found=found,
+            signed_as=SELF_SIGNED,
+            reproducible_noise=reproducible_noise and kept.recipe.privacy.unit != "none",
+        )
     )
     directory.write_json("partition.json", federation.partition_summary)
     if per_client:

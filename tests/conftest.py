@@ -1,7 +1,18 @@
 """Settings for all tests."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # A deadline measures the machine and who else is on it, not the code.
 settings.register_profile("tacit", deadline=None)
 settings.load_profile("tacit")
+
+
+@pytest.fixture(autouse=True)
+def key_of_the_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sign with a key of the tests' own instead of one in the working directory."""
+    path = tmp_path_factory.getbasetemp() / "tests.key"
+    monkeypatch.setenv("TACIT_KEY", str(path))
+    return path

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tacit.client.agent import Agent, Workbench, training_seed
+from tacit.client.agent import Agent
+from tacit.client.training import Workbench, training_seed
 from tacit.models.data import open_source
 from tacit.models.data.rows import Source
 from tacit.models.plan import Plan, decode_plan
@@ -34,9 +35,11 @@ from tacit.models.vector import state_dict_of
 from tacit.privacy.randomness import SeededRandomness
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.recorder import StoreRecorder
-from tacit.server.run import RoundReport, Run
+from tacit.server.reports import RoundReport
+from tacit.server.run import Run
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import NewRun, Store, open_store
+from tacit.server.store.records import LedgerLine
 from tacit.simulations.benchmarks.figure import Figure
 from tacit.simulations.engine import FIRST_NODE, run_in_process
 from tacit.simulations.population import SimulatedHoldings, iid
@@ -181,9 +184,9 @@ class WatchedRecorder(StoreRecorder):
 
     kept: RunState
 
-    def commit(self, report: RoundReport, state: RunState | None) -> None:
+    def commit(self, report: RoundReport, state: RunState | None, ledger: Sequence[LedgerLine] = ()) -> None:
         """Keep a round."""
-        super().commit(report, state)
+        super().commit(report, state, ledger)
         if state is not None:
             self.kept = state
 

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
     from tacit.models.recipe import Recipe
-    from tacit.server.run import RoundReport
+    from tacit.server.reports import RoundReport
     from tacit.simulations.federation import Federation
 
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tacit.client.agent import Agent, AgentState, Workbench, step, training_seed
+from tacit.client.agent import Agent, step
+from tacit.client.training import AgentState, Workbench, training_seed
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply

@@ -9,19 +9,25 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message
 from flwr.serverapp import Grid
 
-from tacit.client.agent import Agent, Workbench
+from tacit.client.agent import Agent
 from tacit.client.app import build_app as client_app
+from tacit.client.training import Workbench
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.messages import Instruction, Reply
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe, parse_recipe
+from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import SeededRandomness
 from tacit.server.app import build_app as server_app
+from tacit.server.budget import open_budget
 from tacit.server.checkpoints import RunState
+from tacit.server.feasibility import check_network
 from tacit.server.flower import GridTransport
 from tacit.server.masking import Masking
-from tacit.server.run import RoundReport, Run
+from tacit.server.reports import RoundReport
+from tacit.server.run import Run
 from tacit.server.sampling import DrawnCohorts
+from tacit.server.store import LedgerLine, Store, open_store
 from tacit.simulations.engine import FIRST_NODE, InProcessGrid, server_context, task_identity
 from tacit.simulations.enrolment import enrol
 from tacit.simulations.population import SimulatedHoldings
@@ -73,12 +79,16 @@ class Memory:
     def __init__(self) -> None:
         self.reports: list[RoundReport] = []
         self.states: dict[int, RunState] = {}
+        self.store: Store | None = None
 
     def resume_point(self) -> RunState | None:
         return copy_of(self.states[max(self.states)]) if self.states else None
 
-    def commit(self, report: RoundReport, state: RunState | None) -> None:
+    def commit(self, report: RoundReport, state: RunState | None, ledger: Sequence[LedgerLine] = ()) -> None:
         assert report.committed == (state is not None)
+        for line in ledger:
+            assert self.store is not None
+            self.store.append_ledger(line.population, line.unit, line.counter, line.line)
         self.reports.append(report)
         if state is not None:
             self.states[state.round] = copy_of(state)
@@ -153,6 +163,9 @@ class Masked:
         if self.recipe.secure_aggregation.enabled:
             federation: Any = SimpleNamespace(names=self.names, agents=self.agents)
             self.masking = enrol(federation, self.recipe, self.randomness)
+        self.store = open_store(":memory:")
+        if isinstance(self.recorder, Memory):
+            self.recorder.store = self.store
 
     def execute(self, **changes: Any) -> RunState:
         outcomes: list[RunState] = []
@@ -170,16 +183,24 @@ class Masked:
 
         grid = InProcessGrid(leaving, self.clients, gone)  # type: ignore[arg-type]
 
+        plan = changes.pop("plan", Plan(self.recipe, SCHEMA))
+        budget = None
+        if self.recipe.privacy.unit != "none":
+            size, identity = check_network(plan), Identity(bytes(32))
+            budget = open_budget(self.store, self.recipe, "run", size, self.clients, identity, repeatable=True)
+
         def main(given: Grid, context: Context) -> None:
             run = Run(
                 name="run",
-                plan=changes.pop("plan", Plan(self.recipe, SCHEMA)),
+                plan=plan,
                 transport=GridTransport(
                     given, names=self.names, now=grid.now, pause=grid.pause, forget=grid.discard, share_memory=True
                 ),
                 recorder=self.recorder,
                 cohorts=changes.pop("cohorts", DrawnCohorts("run", self.recipe.training, self.randomness)),
                 masking=self.masking,
+                budget=budget,
+                randomness=self.randomness,
                 **changes,
             )
             outcomes.append(run.execute())

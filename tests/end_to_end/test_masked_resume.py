@@ -8,7 +8,7 @@ import pytest
 
 from tacit.models.messages import Instruction, Reply
 from tacit.server.checkpoints import RunState
-from tacit.server.run import RoundReport
+from tacit.server.reports import RoundReport
 
 from .masked import Masked, Memory
 
@@ -41,7 +41,7 @@ class DeadlyMemory(Memory):
 
     moment: Callable[[], None] = staticmethod(lambda: None)
 
-    def commit(self, report: RoundReport, state: RunState | None) -> None:
+    def commit(self, report: RoundReport, state: RunState | None, ledger: object = ()) -> None:
         self.moment()
         super().commit(report, state)
         self.moment()

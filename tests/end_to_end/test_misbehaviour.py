@@ -20,7 +20,7 @@ from .masked import ONE_ROUND, PHASES, Handler, Masked, flipped, model_over, nam
 
 def failing(client: str, error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> Handler:
     """Let one client's training fail, or give values that are not finite."""
-    from tacit.client import agent as module
+    from tacit.client import contribution as module
 
     real = module.training_values
 
@@ -168,7 +168,7 @@ def test_a_total_that_no_rows_have_ends_the_run_in_one_line() -> None:
     """Masks hide who lied; so nobody can be left out."""
 
     def absurd(name: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
-        from tacit.client import agent as module
+        from tacit.client import contribution as module
 
         original = module.preparation_sums
         if name == "c04":
@@ -232,7 +232,7 @@ def test_a_malformed_request_costs_no_second_training_and_no_attempt() -> None:
             assert agent(replace(instruction, message=b"")).outcome == "refused"
         return agent(instruction)
 
-    from tacit.client import agent as module
+    from tacit.client import training as module
 
     real = module.train_locally
 

@@ -106,7 +106,7 @@ def test_an_unknown_key_of_the_recipe_is_refused_by_the_client_too() -> None:
 
 def test_a_recipe_that_asks_for_a_feature_that_is_not_built_is_refused_by_the_client_too() -> None:
     recipe = json.loads(full_plan().encode())["recipe"]
-    recipe["privacy"] = {"unit": "example", "epsilon": 8.0}
+    recipe["training"]["engine"] = "vectorised"
     with pytest.raises(ValueError, match="asks for a feature"):
         decode_plan(broken(recipe=recipe))
 

@@ -320,28 +320,27 @@ def test_data_that_comes_divided_needs_no_number_of_clients(partition: str) -> N
 
 
 CLIENT_LEVEL = '[privacy]\nunit = "client"\nepsilon = 8.0\n'
-UNBUILT = {
-    '[privacy]\nunit = "example"\nepsilon = 3.0': "privacy.unit = 'example'",
-    CLIENT_LEVEL + 'noise = "central"': "privacy.noise other than 'distributed'",
-    CLIENT_LEVEL + 'noise = "local"': "privacy.noise other than 'distributed'",
-    CLIENT_LEVEL + 'clip = "adaptive"': "privacy.clip = 'adaptive'",
-    CLIENT_LEVEL + "noise_cohort = 1000": "privacy.noise_cohort",
-    CLIENT_LEVEL + 'epsilon_against = "outsiders"': "privacy.epsilon_against = 'outsiders'",
-    CLIENT_LEVEL + '[training]\nsampling = "poisson"': "privacy with training.sampling = 'poisson'",
-}
-
-
-@pytest.mark.parametrize(("text", "named"), UNBUILT.items(), ids=UNBUILT.values())
-def test_a_key_whose_feature_is_not_built_is_refused_and_never_ignored(text: str, named: str) -> None:
-    assert f"{named} asks for a feature that this version does not have" in refusal(SMALLEST + text)
-
-
+CENTRAL = CLIENT_LEVEL + 'noise = "central"\nepsilon_against = "outsiders"\n'
+EXAMPLE_LEVEL = '[training]\nlocal_steps = 5\n[privacy]\nunit = "example"\nepsilon = 8.0\nsample_rate = 0.1\n'
 PROMISES = {
     "[privacy]\nepsilon = 8.0": "privacy.epsilon means nothing without a unit",
     '[privacy]\nunit = "client"': "privacy needs either epsilon or noise_multiplier",
     CLIENT_LEVEL + "noise_multiplier = 1.0": "privacy needs either epsilon or noise_multiplier",
     CLIENT_LEVEL + "[secure_aggregation]\nenabled = false": "distributed noise protects only within a masked sum",
-    CLIENT_LEVEL + '[strategy]\nweighting = "examples"': "has no place under client-level privacy",
+    CLIENT_LEVEL + '[strategy]\nweighting = "examples"': "would show how many examples a client has",
+    CLIENT_LEVEL + 'noise = "central"': "central noise is worth nothing against the coordinator",
+    CLIENT_LEVEL + 'noise = "local"\nnoise_cohort = 1000': "means nothing to local noise",
+    CLIENT_LEVEL + "sample_rate = 0.1": "privacy.sample_rate is for unit 'example'",
+    CLIENT_LEVEL
+    + 'noise = "local"\nclip = "adaptive"\n[secure_aggregation]\nenabled = false': "whether it was clipped",
+    CENTRAL + "noise_cohort = 50\n[secure_aggregation]\nenabled = false": "privacy.noise_cohort is for masked sums",
+    EXAMPLE_LEVEL + 'noise = "distributed"': "distributed noise cannot protect one example",
+    EXAMPLE_LEVEL + 'noise = "central"': "central noise cannot protect one example",
+    EXAMPLE_LEVEL + 'clip = "adaptive"': "privacy.clip = 'adaptive' is for unit 'client'",
+    EXAMPLE_LEVEL + "noise_cohort = 1000": "privacy.noise_cohort is for unit 'client'",
+    '[privacy]\nunit = "example"\nepsilon = 8.0': "needs privacy.sample_rate",
+    '[privacy]\nunit = "example"\nepsilon = 8.0\nsample_rate = 0.1': "needs training.local_steps",
+    EXAMPLE_LEVEL + '[strategy]\nname = "fedprox"': "pulls every step",
 }
 
 
@@ -352,6 +351,26 @@ def test_a_promise_that_contradicts_itself_is_refused(text: str, expected: str) 
 
 def test_a_client_level_promise_is_taken() -> None:
     assert parse_recipe(SMALLEST + CLIENT_LEVEL).privacy.epsilon == 8.0
+
+
+KEPT_PROMISES = [
+    EXAMPLE_LEVEL,
+    EXAMPLE_LEVEL + "[secure_aggregation]\nenabled = false",
+    CLIENT_LEVEL + 'noise = "local"\n[secure_aggregation]\nenabled = false',
+    CLIENT_LEVEL + 'clip = "adaptive"',
+    CLIENT_LEVEL + "noise_cohort = 1000",
+    CLIENT_LEVEL + 'noise = "central"\nepsilon_against = "outsiders"',
+    CLIENT_LEVEL + '[training]\nsampling = "poisson"',
+]
+
+
+def test_a_budget_without_a_promise_is_refused() -> None:
+    assert "means nothing without a promise" in refusal(SMALLEST, "population.epsilon_budget=8.0")
+
+
+@pytest.mark.parametrize("text", KEPT_PROMISES)
+def test_every_promise_that_can_be_kept_is_taken(text: str) -> None:
+    assert parse_recipe(SMALLEST + text).privacy.epsilon == 8.0
 
 
 @pytest.mark.parametrize("setting", ["training.engine=vectorised", "strategy.weighting=clipped"])

@@ -5,6 +5,7 @@ import pytest
 
 from tacit.models.errors import InputError
 from tacit.models.recipe import parse_recipe
+from tacit.privacy.identity import Identity
 from tacit.server.kept_run import KeptRun, new_directory
 from tacit.server.registry import Registry
 from tacit.server.run import RunFailed
@@ -19,12 +20,13 @@ RECIPE = parse_recipe(
     population.clients = 2
     """
 )
+IDENTITY = Identity(bytes(32))
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[KeptRun]:
     with open_store(str(tmp_path / "t.db")) as store:
-        yield KeptRun(store, Registry(store, tmp_path / "models"), RunDirectory(tmp_path / "run"), RECIPE)
+        yield KeptRun(store, Registry(store, tmp_path / "models"), RunDirectory(tmp_path / "run"), RECIPE, IDENTITY)
 
 
 def test_a_begun_run_is_on_the_disk_and_in_the_store_and_its_secrets_are_its_owners(kept: KeptRun) -> None:
@@ -37,7 +39,8 @@ def test_a_begun_run_is_on_the_disk_and_in_the_store_and_its_secrets_are_its_own
 
 def test_a_run_that_the_store_refuses_leaves_no_directory(kept: KeptRun) -> None:
     kept.begin({}, {})
-    again = KeptRun(kept.store, kept.registry, RunDirectory(kept.directory.path.parent / "more" / "run"), RECIPE)
+    directory = RunDirectory(kept.directory.path.parent / "more" / "run")
+    again = KeptRun(kept.store, kept.registry, directory, RECIPE, IDENTITY)
     with pytest.raises(InputError):
         again.begin({}, {".seed": b"secret"})
     assert not again.directory.path.exists()

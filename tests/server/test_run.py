@@ -2,7 +2,7 @@
 
 import math
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tacit.client.agent import Agent, Workbench, training_seed
+from tacit.client.agent import Agent
 from tacit.client.app import build_app
+from tacit.client.training import Workbench, training_seed
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
@@ -25,9 +26,10 @@ from tacit.privacy.randomness import SeededRandomness
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.flower import GridTransport
 from tacit.server.recorder import StoreRecorder
-from tacit.server.run import ATTEMPTS, RoundReport, Run, RunFailed
+from tacit.server.reports import RoundReport
+from tacit.server.run import ATTEMPTS, Run, RunFailed
 from tacit.server.sampling import DrawnCohorts
-from tacit.server.store import NewRun, Store, open_store
+from tacit.server.store import LedgerLine, NewRun, Store, open_store
 from tacit.simulations.engine import FIRST_NODE, InProcessGrid, task_identity
 from tacit.simulations.population import SimulatedHoldings
 
@@ -87,7 +89,7 @@ class Memory:
     def resume_point(self) -> RunState | None:
         return copy_of(self.states[max(self.states)]) if self.states else None
 
-    def commit(self, report: RoundReport, state: RunState | None) -> None:
+    def commit(self, report: RoundReport, state: RunState | None, ledger: Sequence[LedgerLine] = ()) -> None:
         assert report.committed == (state is not None)
         self.reports.append(report)
         if state is not None:

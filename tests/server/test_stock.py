@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tacit.client.agent import Workbench
 from tacit.client.app import Agent
 from tacit.client.holdings import SourceHoldings
+from tacit.client.training import Workbench
 from tacit.models.errors import InputError
 from tacit.models.recipe import PrivacySection, SecureAggregationSection, load_recipe, parse_recipe
 from tacit.server.public_sample import open_public_sample

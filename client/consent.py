@@ -1,0 +1,308 @@
+"""Whether an agent takes part in a round, and that its ledger has paid before anything leaves.
+
+Between the policy, which says no, the ledger, which says what is left, and the protocol's machine, which remembers what
+left: the one place that knows all three. A reservation is on disk before an input leaves; it is spent at the number of
+survivors that was signed, at the fewest where none was, and given back only where nothing left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tacit.client.asked import Answer, Asked, Refuse, Used
+from tacit.client.audit import Detail
+from tacit.client.contribution import offered_noise
+from tacit.client.journal import AgentJournal
+from tacit.client.ledger import Budgets, DatasetLedger
+from tacit.client.own_code import code_digest
+from tacit.client.policy import Policy
+from tacit.client.training import Workbench
+from tacit.models.contributions import asks_for_statistics
+from tacit.models.messages import Instruction
+from tacit.models.noise import DEFAULT_DELTA, NoisePlan, noise_plan, place_of
+from tacit.models.plan import Plan, decode_plan
+from tacit.models.spending import entry, ledger_event
+from tacit.privacy.codec import sha256
+from tacit.privacy.errors import PrivacyError, RemoteProtocolError
+from tacit.privacy.identity import Pins
+from tacit.privacy.ledger import Anchor
+from tacit.privacy.records import Entry, NoiseBy
+from tacit.privacy.secagg.graph import REGULAR
+from tacit.privacy.secagg.offer import Offer
+from tacit.privacy.secagg.receipt import Receipt
+from tacit.privacy.terms import Place, Unit
+
+AttemptKey = tuple[str, int, int]
+MOST_OPEN = 8  # attempts whose survivors or receipt may still come
+
+
+class PolicyRefusal(PrivacyError):
+    """The owner's policy, or the ledger, says no; the text starts with a stable code and goes to the coordinator."""
+
+    def __init__(self, refusal: Refuse) -> None:
+        """Keep the code for the account."""
+        self.refusal = refusal
+        super().__init__(str(refusal))
+
+
+@dataclass
+class _Reserved:
+    plan: NoisePlan
+    entry: Entry
+    ledger: DatasetLedger
+
+
+@dataclass
+class Consent:
+    """One agent's say over one data set; also the `Journal` of the protocol's machine.
+
+    Attributes:
+        journal: what the agent must not lose.
+        dataset: the data set's name in the owner's register.
+        bench: knows the size of a plan's network.
+        policy: the owner's; None in a simulation, whose clients have no owners.
+        budgets: what a new ledger is granted, given the noise of the round that opens it.
+        now: seconds since 1970, for the policy's schedule.
+        hypothetical: answer for noise as if the cohort were larger, as a simulation's members do and no others.
+    """
+
+    journal: AgentJournal
+    dataset: str
+    bench: Workbench
+    policy: Policy | None
+    budgets: Callable[[NoisePlan], Budgets]
+    now: Callable[[], float]
+    hypothetical: bool = False
+    _open: dict[AttemptKey, _Reserved] = field(default_factory=dict)
+    _ledgers: dict[Unit, DatasetLedger] = field(default_factory=dict)
+
+    @property
+    def pins(self) -> Pins | None:
+        """Return the organisations that the owner knows, if it named any."""
+        return self.policy.pins if self.policy is not None else None
+
+    # What is asked
+
+    def judge(self, instruction: Instruction, offer: Offer | None) -> None:
+        """Let an offer pass, or say no before anything is computed for it; the account has it either way.
+
+        Args:
+            instruction: brings the plan and the vector.
+            offer: the masked round's; None for a step without masks.
+
+        Raises:
+            PolicyRefusal: with the code and the reason.
+            RemoteProtocolError: the offer is not what the plan says.
+        """
+        plan = decode_plan(instruction.plan)
+        details: dict[str, Detail] = {
+            "run": instruction.run,
+            "round": instruction.round,
+            "attempt": instruction.attempt,
+        }
+        try:
+            self._judge(plan, instruction, offer)
+        except PrivacyError as error:
+            code = error.refusal.code if isinstance(error, PolicyRefusal) else "refused"
+            self._note("offer-refused", **details, code=code, reason=str(error))
+            raise
+        self._note("offer-accepted", **details, recipe=plan.recipe.digest)
+
+    def _judge(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> None:
+        recipe = plan.recipe
+        if recipe.privacy.noise_cohort and not self.hypothetical:
+            raise RemoteProtocolError("hypothetical-noise", "noise as if the cohort were larger protects nobody here")
+        noise = self._noise(plan, instruction, offer)
+        reserved = None if noise is None else self._entry(noise, instruction, offer)
+        used = Used(participations=self.journal.participations(instruction.run))
+        if noise is not None and used.participations >= noise.horizon:
+            text = f"its noise is for {noise.horizon} rounds of one client, and so many have left"
+            raise PolicyRefusal(Refuse("participations-limit", text))
+        if self.policy is not None:
+            asked = self._asked(plan, instruction, offer, noise, reserved)
+            self._let_pass(self.policy.judge(asked, used, self.now()))  # before a stranger's offer opens a ledger
+        if noise is None or reserved is None:
+            return
+        ledger = self._ledger(noise)
+        if ledger is None:
+            raise PolicyRefusal(Refuse("no-budget", "nothing was granted for this"))
+        if self.policy is not None:
+            used = Used(ledger.state, ledger.events_of(instruction.run), used.participations)
+            self._let_pass(self.policy.judge(asked, used, self.now()))
+        if not ledger.allows([reserved]):
+            raise PolicyRefusal(Refuse("budget-spent", "the data would stand above what was granted at first"))
+
+    @staticmethod
+    def _let_pass(answer: Answer) -> None:
+        if isinstance(answer, Refuse):
+            raise PolicyRefusal(answer)
+
+    def _asked(
+        self,
+        plan: Plan,
+        instruction: Instruction,
+        offer: Offer | None,
+        noise: NoisePlan | None,
+        reserved: Entry | None,
+    ) -> Asked:
+        recipe, training = plan.recipe, plan.recipe.training
+        privacy, settings, statistics = recipe.privacy, recipe.secure_aggregation, _statistics(plan, instruction)
+        vector = instruction.arrays.get("vector")
+        return Asked(
+            run=instruction.run,
+            recipe=recipe.digest,
+            model="" if recipe.model.factory else recipe.model.name,
+            factory=recipe.model.factory,
+            code=code_digest(recipe.model.factory) if recipe.model.factory else None,
+            updates=not statistics,
+            unit=privacy.unit,
+            place=noise.terms.place if noise is not None else _place(plan),
+            noise_multiplier=noise.noise_multiplier if noise is not None else None,
+            delta=(privacy.delta or DEFAULT_DELTA) if privacy.unit != "none" else None,
+            entries=() if reserved is None else (reserved,),
+            mode="none" if offer is None else "real" if offer.mode == "real" else "elided",
+            min_cohort=settings.min_cohort if offer is None else offer.min_cohort,
+            colluders=0 if offer is None else offer.colluders,
+            regular_graph=offer is not None and offer.graph == REGULAR,
+            statistics=statistics,
+            metrics=frozenset({"loss"}) if privacy.unit == "none" and not statistics else frozenset(),
+            rounds=training.rounds,
+            parameters=0 if vector is None else int(vector.size),
+            local_epochs=training.local_epochs,
+            local_steps=training.local_steps,
+            device=training.device,
+        )
+
+    # What leaves
+
+    def reserve(self, instruction: Instruction, offer: Offer | None) -> Anchor | None:
+        """Reserve what a round costs; on disk when this returns. None where nothing is promised, so nothing is counted.
+
+        Raises:
+            BudgetExceeded: the ledger cannot pay.
+            PrivacyError: this attempt was reserved before.
+        """
+        noise = self._noise(decode_plan(instruction.plan), instruction, offer)
+        if noise is None:
+            return None
+        reserved, ledger = self._entry(noise, instruction, offer), self._ledger(noise)
+        if ledger is None:
+            raise PolicyRefusal(Refuse("no-budget", "nothing was granted for this"))
+        anchor = ledger.reserve([reserved])
+        self._open[_key(instruction)] = _Reserved(noise, reserved, ledger)
+        if len(self._open) > MOST_OPEN:
+            del self._open[next(iter(self._open))]
+        self._note("ledger-reserved", run=reserved.run, round=reserved.round, attempt=reserved.attempt)
+        return anchor
+
+    def spend(self, key: AttemptKey, survivors: int | None = None) -> None:
+        """Settle a reservation at a number of survivors, or as it was made; without one, nothing happens."""
+        if (open_ := self._open.get(key)) is None:
+            return
+        least = open_.plan.min_survivors
+        event = None if survivors is None or survivors < least else ledger_event(open_.plan, survivors)
+        open_.ledger.spend(open_.entry.key, event)
+        self._note("ledger-spent", run=key[0], round=key[1], attempt=key[2])
+
+    def void(self, key: AttemptKey) -> None:
+        """Give a reservation back: nothing left."""
+        if (open_ := self._open.pop(key, None)) is not None:
+            open_.ledger.void(open_.entry.key)
+            self._note("ledger-void", run=key[0], round=key[1], attempt=key[2])
+
+    def left(self, instruction: Instruction, message: bytes) -> None:
+        """Put a message that is about to leave into the account, by its digest."""
+        if self.policy is not None:
+            at: dict[str, Detail] = {"run": instruction.run, "round": instruction.round, "attempt": instruction.attempt}
+            self._note("message-left", **at, what=instruction.action, sha256=sha256(message).hex(), bytes=len(message))
+
+    def countersigned(self, receipt: Receipt) -> None:
+        """Keep the ledger's head that came back in a receipt.
+
+        Raises:
+            LedgerBroken: it is none of this ledger's.
+        """
+        if not receipt.ledger_counter:
+            return
+        anchor = Anchor(receipt.ledger_counter, receipt.ledger_head)
+        for key, open_ in list(self._open.items()):
+            if open_.entry.offer == receipt.offer_digest:
+                open_.ledger.countersigned(anchor)
+                del self._open[key]
+        self._note("receipt-accepted", offer=receipt.offer_digest.hex(), counter=anchor.counter)
+
+    # The protocol's memory
+
+    def answered(self, run: str, round: int, attempt: int) -> bool:
+        """Say whether this attempt's offer was ever answered."""
+        return self.journal.answered(run, round, attempt)
+
+    def contributed(self, run: str, round: int) -> bool:
+        """Say whether an input ever left for this round."""
+        return self.journal.contributed(run, round)
+
+    def record_answer(self, run: str, round: int, attempt: int) -> None:
+        """Remember that an offer is about to be answered."""
+        self.journal.record_answer(run, round, attempt)
+
+    def record_contribution(self, run: str, round: int) -> None:
+        """Remember that an input is about to leave."""
+        self.journal.record_contribution(run, round)
+
+    def record_survivors(self, run: str, round: int, attempt: int, digest: bytes, survivors: int) -> None:
+        """Remember the survivors that are about to be signed, and spend what the round costs with so many."""
+        self.journal.record_survivors(run, round, attempt, digest, survivors)
+        self.spend((run, round, attempt), survivors)
+
+    def _noise(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> NoisePlan | None:
+        """Return the promise of a round that asks for an update; None where there is none."""
+        vector = instruction.arrays.get("vector")
+        if plan.recipe.privacy.unit == "none" or vector is None or _statistics(plan, instruction):
+            return None
+        if offer is not None:
+            return offered_noise(plan, int(vector.size), offer)
+        # Only central noise depends on more than the recipe says, and that is never the agent's own.
+        privacy = plan.recipe.privacy
+        unknown = privacy.noise == "central" and privacy.noise_multiplier is None
+        return noise_plan(plan.recipe, int(vector.size), 2, noise_multiplier=1.0 if unknown else None)
+
+    def _entry(self, noise: NoisePlan, instruction: Instruction, offer: Offer | None) -> Entry:
+        digest = sha256(instruction.plan) if offer is None else offer.digest
+        return entry(noise, *_key(instruction), digest, self._made_by(noise))
+
+    def _made_by(self, noise: NoisePlan) -> NoiseBy:
+        if noise.terms.place == "local":
+            return "own"
+        return "pinned" if noise.terms.place == "distributed" and self.pins is not None else "promised"
+
+    def _ledger(self, noise: NoisePlan) -> DatasetLedger | None:
+        unit = noise.terms.unit
+        if unit not in self._ledgers:
+            budgets = self.budgets(noise)
+            if not budgets:
+                return None
+            self._ledgers[unit] = self.journal.ledger(self.dataset, unit, budgets)
+        return self._ledgers[unit]
+
+    def _note(self, kind: str, **details: Detail) -> None:
+        if self.policy is not None:
+            self.journal.audit.append(kind, **details)
+
+
+def _key(instruction: Instruction) -> AttemptKey:
+    return instruction.run, instruction.round, instruction.attempt
+
+
+def _place(plan: Plan) -> Place | None:
+    return None if plan.recipe.privacy.unit == "none" else place_of(plan.recipe.privacy)
+
+
+def _statistics(plan: Plan, instruction: Instruction) -> frozenset[str]:
+    """Return which exact statistics of the rows a step asks for."""
+    if instruction.action != "prepare" and not asks_for_statistics(plan):
+        return frozenset()
+    if plan.features is not None:
+        return frozenset({"examples"})
+    numeric = any(column.kind != "categorical" for column in plan.schema.columns) or not plan.schema.classes
+    return frozenset({"examples", "counts"} | ({"moments"} if numeric else set()))

@@ -1,0 +1,230 @@
+"""An agent's own work in a round: training on the rows that it holds, and what it remembers of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tacit.models.data.rows import Rows
+from tacit.models.errors import InputError
+from tacit.models.features import Features
+from tacit.models.messages import Instruction, float32_vector
+from tacit.models.noise import NoisePlan
+from tacit.models.plan import Plan, decode_plan
+from tacit.models.private_training import fastest, private_settings, train_locally_private
+from tacit.models.tasks import Task
+from tacit.models.training import LocalResult, LocalTraining, evaluate, resolve_device, train_locally
+from tacit.models.vector import Layout, layout_of, write_vector
+from tacit.privacy.dp_sgd import Spent
+from tacit.privacy.dp_sgd_passes import Mode
+from tacit.privacy.randomness import Keystream
+
+Draws = Callable[[str], Keystream]
+"""An agent's own secret words in one attempt, for a purpose; each purpose is asked for once."""
+
+
+class Holdings(Protocol):
+    """The rows that one owner holds, seen through the dictionary of a plan; nothing but the agent reads them."""
+
+    def training(self, plan: Plan) -> Rows:
+        """Return the rows to train on."""
+        ...
+
+    def test(self, plan: Plan) -> Rows | None:
+        """Return the rows that are never trained on, or None if there are none."""
+        ...
+
+
+@dataclass(frozen=True, repr=False)
+class Prepared:
+    """Rows as tensors on the device, for one set of features."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, repr=False)
+class AgentState:
+    """What an agent remembers between instructions; never leaves the process.
+
+    Attributes:
+        client: the agent's name in the federation.
+        features: the digest of the features that `prepared` was made with.
+        prepared: the training rows, transformed once.
+        paid: what the examples have paid for private steps, over all rounds and runs of this process.
+    """
+
+    client: str
+    features: str = ""
+    prepared: Prepared | None = None
+    paid: Spent = Spent()
+
+
+class Refused(Exception):
+    """The agent will not take a step; the text is the reason and goes to the coordinator."""
+
+
+class Workbench:
+    """The network of the current plan; one is enough for any number of agents that take turns in a process.
+
+    Args:
+        own_code: build networks from code that the recipe names (`[model] factory`). A plan comes from outside and
+            could name any function on this machine, so this is for whoever wrote the recipe, as in a simulation.
+    """
+
+    def __init__(self, *, own_code: bool = False) -> None:
+        """Start without a network."""
+        self._own_code = own_code
+        self._plan = b""
+        self._built: tuple[nn.Module, Layout, Task, torch.device] | None = None
+        self._mode: Mode | None = None
+
+    def network(self, encoded: bytes, plan: Plan) -> tuple[nn.Module, Layout, Task, torch.device]:
+        """Return network, layout, task and device of a plan, built at first need."""
+        if self._built is None or encoded != self._plan:
+            if plan.architecture is None:
+                raise ValueError("the plan has no architecture yet")
+            if plan.architecture.factory and not self._own_code:
+                raise InputError("runs code that was not approved here", where="model.factory", right="a model's name")
+            device = resolve_device(plan.recipe.training.device)
+            model = plan.architecture.build(plan.recipe.seed).to(device)
+            self._built = model, layout_of(model), plan.task(), device
+            self._plan = encoded
+            self._mode = None
+        return self._built
+
+    def mode(self, measure: Callable[[], Mode]) -> Mode:
+        """Return the fastest way to clip the current network's gradients, measured at first need."""
+        if self._mode is None:
+            self._mode = measure()
+        return self._mode
+
+
+def training_seed(recipe_seed: int, client: str, round_number: int, attempt: int) -> int:
+    """Return the seed of a client's shuffling in one attempt of one round; it drives nothing secret."""
+    text = f"shuffle/{recipe_seed}/{client}/{round_number}/{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def train(
+    state: AgentState, instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
+) -> tuple[AgentState, LocalResult]:
+    """Train from the instruction's vector on the agent's own rows.
+
+    Raises:
+        Refused: there are no rows.
+        ValueError: the plan or the vector cannot be used.
+        TrainingDiverged: the loss or the weights stopped being finite.
+    """
+    features = _features(plan)
+    model, layout, task, device = bench.network(instruction.plan, plan)
+    vector = float32_vector(instruction.arrays, "vector", layout.size)
+    state = _prepare(state, plan, features, holdings, task, device)
+    if state.prepared is None:
+        raise Refused("no rows")
+    settings = plan.recipe.training
+    result = train_locally(
+        model,
+        layout,
+        _tensor(vector).to(device),
+        state.prepared.inputs,
+        state.prepared.targets,
+        task,
+        LocalTraining(
+            epochs=settings.local_epochs,
+            steps=settings.local_steps,
+            batch_size=settings.batch_size,
+            optimizer=settings.optimizer,
+            learning_rate=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            proximal_mu=plan.proximal_mu,
+        ),
+        training_seed(plan.recipe.seed, state.client, instruction.round, instruction.attempt),
+    )
+    return state, result
+
+
+def train_examples(
+    state: AgentState,
+    instruction: Instruction,
+    plan: Plan,
+    promised: NoisePlan,
+    draws: Draws,
+    holdings: Holdings,
+    bench: Workbench,
+) -> tuple[AgentState, LocalResult]:
+    """Train as `train` does, under a promise about each of the agent's examples; raises what that does."""
+    model, layout, task, device = bench.network(instruction.plan, plan)
+    vector = float32_vector(instruction.arrays, "vector", layout.size)
+    state = _prepare(state, plan, _features(plan), holdings, task, device)
+    if state.prepared is None:
+        raise Refused("no rows")
+    inputs, targets = state.prepared.inputs, state.prepared.targets
+    settings = private_settings(promised, plan.recipe.training)
+    settings = replace(settings, mode=bench.mode(lambda: fastest(model, task, inputs, targets, settings)))
+    start = _tensor(vector).to(device)
+    result, paid = train_locally_private(
+        model, layout, start, inputs, targets, task, plan.recipe.training, settings, state.paid,
+        sampling=draws("batches"), noise=draws("noise"),
+    )  # fmt: skip
+    return replace(state, paid=paid), result
+
+
+def rows_of(holdings: Holdings, plan: Plan) -> Rows:
+    """Return the rows to train on; `Refused` where there are none."""
+    rows = holdings.training(plan)
+    if not len(rows):
+        raise Refused("no rows")
+    return rows
+
+
+def _features(plan: Plan) -> Features:
+    if plan.features is None:
+        raise ValueError("the plan has no features yet")
+    return plan.features
+
+
+def _prepare(
+    state: AgentState, plan: Plan, features: Features, holdings: Holdings, task: Task, device: torch.device
+) -> AgentState:
+    if state.prepared is not None and state.features == features.digest:
+        return state
+    rows = holdings.training(plan)
+    prepared = _tensors(rows, features, task, device) if len(rows) else None
+    return replace(state, features=features.digest, prepared=prepared)
+
+
+def _tensors(rows: Rows, features: Features, task: Task, device: torch.device) -> Prepared:
+    inputs = torch.from_numpy(features.transform(rows)).to(device)
+    return Prepared(inputs, torch.from_numpy(np.asarray(rows.labels)).to(task.target_dtype).to(device))
+
+
+def _tensor(vector: NDArray[np.float32]) -> Tensor:
+    """Wrap a vector that may be read-only without copying it; nothing writes to it."""
+    return torch.frombuffer(vector, dtype=torch.float32) if vector.flags.writeable else torch.from_numpy(vector.copy())
+
+
+def measure(
+    encoded_plan: bytes, vector: NDArray[np.float32], holdings: Holdings, bench: Workbench
+) -> tuple[dict[str, float], int]:
+    """Return a model's metrics on the agent's own test rows, and how many these are; nothing of it is sent.
+
+    Raises:
+        Refused: there are no test rows.
+    """
+    plan = decode_plan(encoded_plan)
+    rows = holdings.test(plan)
+    if rows is None or not len(rows):
+        raise Refused("no test rows")
+    model, layout, task, device = bench.network(encoded_plan, plan)
+    write_vector(model, layout, _tensor(vector).to(device))
+    held = _tensors(rows, _features(plan), task, device)
+    return evaluate(model, held.inputs, held.targets, task, plan.schema), len(rows)

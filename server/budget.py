@@ -1,0 +1,191 @@
+"""What a run may still ask of its clients' privacy: reserved before an offer goes out, spent when its round is kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from dp_accounting import dp_event
+
+from tacit.models.noise import NoisePlan, noise_plan
+from tacit.models.recipe import Recipe
+from tacit.models.spending import Spent, entry, ledger_event, run_budget
+from tacit.privacy.calibration import with_spare
+from tacit.privacy.filters import RenyiFilter, renyi_filter
+from tacit.privacy.identity import Identity
+from tacit.privacy.ledger import Ledger
+from tacit.privacy.records import Column, Entry, Key
+from tacit.server.checkpoints import RunState
+from tacit.server.population_ledger import PopulationLedger
+from tacit.server.store import Store
+from tacit.server.store.records import LedgerLine
+
+
+class Accounts(Protocol):
+    """The population's ledger, as far as a run writes to it."""
+
+    @property
+    def state(self) -> Ledger:
+        """Return the ledger as far as it is kept."""
+        ...
+
+    def reserve(self, entry: Entry, *, repeated: bool = False) -> None:
+        """Reserve what a round costs at most; raises `BudgetExceeded` where that is too much."""
+        ...
+
+    def settle(self, key: Key, event: dp_event.DpEvent | None = None) -> LedgerLine:
+        """Return the record that spends a reservation, to be kept with its round."""
+        ...
+
+    def committed(self, line: LedgerLine) -> None:
+        """Go on from a record that is kept now."""
+        ...
+
+    def void(self, key: Key) -> None:
+        """Give a reservation back of which nothing left."""
+        ...
+
+
+def open_budget(
+    store: Store,
+    recipe: Recipe,
+    run: str,
+    parameters: int,
+    clients: int,
+    identity: Identity,
+    *,
+    repeatable: bool = False,
+) -> Budget:
+    """Open what pays for a run: the ledger that its recipe names, or one of the run's own.
+
+    A ledger of the run's own is granted what all rounds and a tenth to spare cost. A named one is granted the recipe's
+    `population.epsilon_budget` when it is opened, and pays for every run that names it.
+
+    Args:
+        store: where ledgers are.
+        recipe: makes a promise.
+        run: the run's name.
+        parameters: of the model, or at least as many.
+        clients: how many the federation has.
+        identity: signs the ledger.
+        repeatable: see `Budget`.
+
+    Raises:
+        InputError: the ledger belongs to another key, or was granted something else.
+        LedgerBroken: a record of it is not what was written.
+        PrivacyError: no budget could pay for the recipe's noise.
+    """
+    cohort = min(recipe.training.cohort or clients, clients)
+    plan = noise_plan(recipe, parameters, cohort, clients)
+    population, unit = recipe.population.ledger or f"run/{run}", plan.terms.unit
+    granted = recipe.population.epsilon_budget
+    budgets: dict[Column, RenyiFilter] | None
+    if granted is not None:
+        budgets = {"assured": renyi_filter(granted, plan.terms.delta, plan.terms.adjacency)}
+    elif store.ledger_key(population, unit) is None:
+        budgets = {"assured": run_budget(plan, with_spare(recipe.training.rounds))}
+    else:
+        budgets = None
+    return Budget(recipe, run, PopulationLedger.open(store, population, unit, budgets, identity), repeatable)
+
+
+@dataclass
+class Budget:
+    """The privacy of one run's rounds.
+
+    Attributes:
+        recipe: says the promise; there is one.
+        run: the run's name.
+        accounts: the population's ledger.
+        repeatable: whether an attempt that a crash broke off is made again with the very same bytes, as only a
+            simulation can, so that it costs nothing more.
+    """
+
+    recipe: Recipe
+    run: str
+    accounts: Accounts
+    repeatable: bool = False
+
+    def plan(self, state: RunState, cohort: int, clients: int) -> NoisePlan:
+        """Return the noise of a round that is offered to `cohort` of `clients`.
+
+        Raises:
+            PrivacyError: no noise keeps the promise with so few.
+        """
+        return noise_plan(self.recipe, state.vector.size, cohort, clients, l2_clip=state.l2_clip)
+
+    def next_attempt(self, number: int, kept: int) -> int:
+        """Return the first attempt at a round that asks nobody for a second input under the same draws.
+
+        Args:
+            number: the round.
+            kept: the first attempt that is not in the store.
+        """
+        if self.repeatable:
+            return kept
+        return max([kept, *(attempt + 1 for attempt in self._broken_off(number))])
+
+    def resume(self, state: RunState, number: int, clients: Sequence[str]) -> RunState:
+        """Count what a crash broke off in the middle of a round as spent, for everybody, at the fewest survivors."""
+        lost = 0 if self.repeatable else len(self._broken_off(number))
+        if not lost:
+            return state
+        cohort = min(self.recipe.training.cohort or len(clients), len(clients))
+        fewest = Spent(cohort, self.plan(state, cohort, len(clients)).min_survivors)
+        taken = Counter(state.taken)
+        taken.update({client: lost for client in clients})
+        return replace(state, spent=(*state.spent, *lost * (fewest,)), taken=dict(taken))
+
+    def able(self, state: RunState, clients: Iterable[str]) -> tuple[str, ...]:
+        """Return the clients that have not taken part as often as the noise was calibrated for."""
+        most = with_spare(self.recipe.privacy.max_participations or self.recipe.training.rounds)
+        return tuple(client for client in clients if state.taken.get(client, 0) < most)
+
+    def reserve(self, plan: NoisePlan, number: int, attempt: int, offer: bytes) -> Key:
+        """Reserve an attempt at a round; it is on the disk when this returns, and nothing was offered before.
+
+        Raises:
+            BudgetExceeded: the population cannot pay.
+        """
+        reserved = entry(plan, self.run, number, attempt, offer, "own")
+        self.accounts.reserve(reserved, repeated=self.repeatable)
+        return reserved.key
+
+    def settle(
+        self,
+        state: RunState,
+        plan: NoisePlan,
+        key: Key,
+        *,
+        may_have_left: bool,
+        left: Collection[str],
+        survivors: int | None,
+    ) -> tuple[RunState, tuple[LedgerLine, ...]]:
+        """Count an attempt: at its survivors, at the fewest where no sum came of it, not at all where nothing left.
+
+        Args:
+            state: the run's.
+            plan: the attempt's noise.
+            key: what was reserved for it.
+            may_have_left: whether anybody was asked for an input, answered or not.
+            left: the clients whose input is known to have left.
+            survivors: how many were summed, None if there was no sum.
+
+        Returns:
+            The state with the attempt counted, and what to keep in the transaction that keeps the round.
+        """
+        if not may_have_left:
+            self.accounts.void(key)
+            return state, ()
+        counted = plan.min_survivors if survivors is None else survivors
+        line = self.accounts.settle(key, ledger_event(plan, survivors))
+        taken = Counter(state.taken)
+        taken.update(left)
+        spent = (*state.spent, Spent(plan.cohort, counted))
+        return replace(state, spent=spent, taken=dict(taken)), (line,)
+
+    def _broken_off(self, number: int) -> tuple[int, ...]:
+        waiting = self.accounts.state.waiting
+        return tuple(attempt for run, of_round, attempt, _ in waiting if (run, of_round) == (self.run, number))
