@@ -77,13 +77,13 @@ class _KeyedNoise:
     def add_noise(self) -> None:
         """Set every gradient to its clipped sum plus noise of deviation `noise_multiplier max_grad_norm`."""
         sizes = [parameter.numel() for parameter in self.params]
-        device = self.params[0].device
-        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+        where, dtype = self.params[0].device, self.params[0].dtype
+        device = torch.device("cpu") if where.type == "mps" else where  # which has no float64
         drawn = normals(self.words, sum(sizes), device).mul_(self.noise_multiplier * self.max_grad_norm)
-        for parameter, noise in zip(self.params, torch.split(drawn, sizes), strict=True):
+        for parameter, noise in zip(self.params, torch.split(drawn.to(where, dtype), sizes), strict=True):
             summed: Tensor = parameter.summed_grad  # type: ignore[attr-defined]  # Opacus puts it there
             _check_processed_flag(summed)
-            parameter.grad = (summed + noise.view_as(parameter).to(summed.device, summed.dtype)).view_as(parameter)
+            parameter.grad = noise.view_as(parameter).add_(summed)
             _mark_as_processed(summed)
 
 

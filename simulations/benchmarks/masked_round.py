@@ -1,4 +1,4 @@
-"""What masks add to a simulated round: the same recipe with and without secure aggregation, training included.
+"""What masks, and noise on top, add to a simulated round: one recipe with and without them, training included.
 
 The images are Fashion-MNIST's where `TACIT_DATA` names its directory, else noise of the same shape.
 """
@@ -16,6 +16,7 @@ from tacit.simulations.benchmarks.figure import Figure
 from tacit.simulations.simulation import simulate
 
 BOUND = 1.3
+NOISED_BOUND = 2.0
 
 RECIPE = """
 name = "masked-round"
@@ -25,6 +26,7 @@ population.clients = 100
 model.name = "cnn"
 evaluation.validation = 0.0
 secure_aggregation.enabled = {masked}
+{privacy}
 
 [training]
 rounds = {rounds}
@@ -35,20 +37,27 @@ device = "cpu"
 """
 
 
-def recipe_of(masked: bool, rounds: int) -> Recipe:
+PRIVACY = """
+privacy.unit = "client"
+privacy.epsilon = 8.0
+"""
+
+
+def recipe_of(masked: bool, rounds: int, noised: bool = False) -> Recipe:
     """Return a hundred clients, of whom twenty train a CNN for one epoch in each round."""
     source = "synthetic:images?rows=60000&size=28&classes=10"
     if "TACIT_DATA" in os.environ:
         source = "idx:${TACIT_DATA}/fashion-mnist"
-    return parse_recipe(RECIPE.format(source=source, masked=str(masked).lower(), rounds=rounds))
+    privacy = PRIVACY if noised else ""
+    return parse_recipe(RECIPE.format(source=source, masked=str(masked).lower(), rounds=rounds, privacy=privacy))
 
 
-def seconds_of_a_round(masked: bool, rounds: int) -> float:
+def seconds_of_a_round(recipe: Recipe) -> float:
     """Return the median processor seconds between two rounds' ends, all parties and threads; the first is left out."""
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         simulate(
-            recipe_of(masked, rounds + 1),
+            recipe,
             out=Path(folder, "run"),
             db=f"sqlite:///{folder}/tacit.db",
             models=Path(folder, "models"),
@@ -60,13 +69,27 @@ def seconds_of_a_round(masked: bool, rounds: int) -> float:
 
 def masked_over_plain(rounds: int, repetitions: int) -> Figure:
     """Return the ratio of a masked to a plain round, alternating."""
-    pairs = [(seconds_of_a_round(True, rounds), seconds_of_a_round(False, rounds)) for _ in range(repetitions)]
-    masked, plain = (statistics.median(pair[at] for pair in pairs) for at in (0, 1))
+    masked, plain = recipe_of(True, rounds + 1), recipe_of(False, rounds + 1)
+    return _ratio("round_ratio_masked_to_plain", ("masked", masked), ("plain", plain), BOUND, repetitions)
+
+
+def noised_over_masked(rounds: int, repetitions: int) -> Figure:
+    """Return the ratio of a masked round with noise inside the sum to one without, alternating."""
+    noised, masked = recipe_of(True, rounds + 1, noised=True), recipe_of(True, rounds + 1)
+    return _ratio("round_ratio_noised_to_masked", ("noised", noised), ("masked", masked), NOISED_BOUND, repetitions)
+
+
+def _ratio(
+    name: str, measured: tuple[str, Recipe], beside: tuple[str, Recipe], bound: float, repetitions: int
+) -> Figure:
+    pairs = [(seconds_of_a_round(measured[1]), seconds_of_a_round(beside[1])) for _ in range(repetitions)]
+    one, other = (statistics.median(pair[at] for pair in pairs) for at in (0, 1))
     return Figure(
-        "round_ratio_masked_to_plain",
+        name,
         statistics.median(one / other for one, other in pairs),
         "ratio",
-        f"bound {BOUND}",
-        BOUND,
-        f"CNN, 20 of 100 clients, processor seconds of a round with training: masked {masked:.3f}, plain {plain:.3f}",
+        f"bound {bound}",
+        bound,
+        "CNN, 20 of 100 clients, processor seconds of a round with training: "
+        f"{measured[0]} {one:.3f}, {beside[0]} {other:.3f}",
     )
