@@ -180,14 +180,12 @@ class FleetGrid(Grid):
 
     def _answer_to(self, letter: Letter) -> Message | None:
         """Return the answer to a letter if all of it is there, an error if there will be none, and None otherwise."""
-        if not letter.reply:
-            arrived = self._state.get_message_res({letter.message}, self._run_id)
-            if not arrived:
-                return None
-            if arrived[0].has_error():
-                return arrived[0]
-            letter.reply = arrived[0].metadata.message_id
         try:
+            if not letter.reply:
+                arrived = self._state.get_message_res({letter.message}, self._run_id)
+                if not arrived or arrived[0].has_error():
+                    return arrived[0] if arrived else None
+                letter.reply = arrived[0].metadata.message_id
             contents = self._contents(letter.reply)
             if contents is None:
                 return None if not letter.answered else self._lost(letter)

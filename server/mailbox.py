@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-MOST_DELIVERIES = 3
+MOST_DELIVERIES = 5
 
 
 @dataclass
