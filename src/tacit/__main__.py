@@ -20,7 +20,7 @@ Table = Mapping[str, tuple[str, str, str]]
 COMMANDS: Table = {
     "simulate": ("tacit.simulations.cli.simulate", "simulate", "Run a whole federation on this machine."),
     "runs": ("tacit.simulations.cli.reproduce", "runs", "List, inspect, compare and repeat runs."),
-    "privacy": ("tacit.__main__", "privacy", "Show what was promised about whom."),
+    "privacy": ("tacit.__main__", "privacy", "Plan and show what is promised about whom."),
     "model": ("tacit.server.cli.model", "model", "List, inspect, promote, export and verify models."),
     "serve": ("tacit.server.cli.serve", "serve", "Serve registered models over HTTP."),
     "predict": ("tacit.server.cli.predict", "predict", "Ask a service for predictions."),
@@ -28,6 +28,7 @@ COMMANDS: Table = {
 
 # Of several parts, so it belongs to none of them.
 PRIVACY: Table = {
+    "plan": ("tacit.simulations.cli.plan", "plan", "Say what a recipe's promise will cost before any is spent."),
     "show": ("tacit.server.cli.privacy", "show", "Print the signed statement of a run or a model."),
 }
 
@@ -100,7 +101,7 @@ def cli() -> None:
 
 @click.group(cls=Lazy, table=PRIVACY)
 def privacy() -> None:
-    """Show what a run or a model promises about the data that it learned from."""
+    """Plan what a run promises about the data that it learns from, and show what it promised."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
