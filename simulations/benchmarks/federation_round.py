@@ -1,0 +1,229 @@
+"""A whole round of a real federation: ten agents in processes of their own, masks, noise, a database, and real HTTP.
+
+Each agent takes one step of training on a few rows, so that nearly all of a round is what comes on top of training. Ten
+agents share the cores of one machine, where a deployment has a machine for each. Run as
+`python -m tacit.simulations.benchmarks.federation_round PORT` this is the agents: standard input has the recipe and the
+seed of their keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tacit.client.connection import Address, Connection
+from tacit.client.fleet import Resident
+from tacit.models.plan import Plan
+from tacit.models.recipe import Recipe, parse_recipe
+from tacit.privacy.identity import Identity
+from tacit.privacy.randomness import SeededRandomness
+from tacit.privacy.secagg.loopback import Loopback
+from tacit.server.budget import open_budget
+from tacit.server.checkpoints import Checkpoints
+from tacit.server.feasibility import check_network
+from tacit.server.recorder import StoreRecorder
+from tacit.server.reports import RoundReport
+from tacit.server.run import Run
+from tacit.server.sampling import DrawnCohorts
+from tacit.server.store import NewRun, open_store
+from tacit.server.superlink import SuperLink
+from tacit.simulations.benchmarks.figure import Figure, absent
+from tacit.simulations.enrolment import enrol
+from tacit.simulations.federation import build_federation
+
+AGENTS = 10
+START_SECONDS = 120.0
+# Hidden width of the network, and the bound in seconds: 50 890 and 5 008 510 parameters.
+ROUNDS = {"round_overhead_seconds_10_agents_mlp": (64, 5.0), "round_seconds_10_agents_20mb": (6300, 15.0)}
+IDLE_AFTER = "round_overhead_seconds_10_agents_mlp"
+IDLE_SECONDS = 10.0
+
+RECIPE = """
+name = "federation-round"
+task.kind = "image-classification"
+data.source = "synthetic:images?rows=400&size=28&classes=10"
+population.clients = {agents}
+model.name = "mlp"
+model.hidden = [{hidden}]
+evaluation.validation = 0.0
+privacy.unit = "client"
+privacy.noise_multiplier = 1.0
+privacy.clip = 1.0
+privacy.delta = 1e-5
+
+[training]
+rounds = {rounds}
+local_steps = 1
+batch_size = 32
+learning_rate = 0.05
+device = "cpu"
+engine = "plain"
+deadline_seconds = 120
+"""
+
+
+def recipe_of(hidden: int, rounds: int) -> Recipe:
+    """Return ten agents that take one step a round."""
+    return parse_recipe(RECIPE.format(agents=AGENTS, hidden=hidden, rounds=rounds))
+
+
+def round_figures(name: str, rounds: int) -> list[Figure]:
+    """Measure rounds, and afterwards an agent that has nothing to do.
+
+    The first round, in which everybody builds the network, is left out.
+    """
+    hidden, bound = ROUNDS[name]
+    recipe = recipe_of(hidden, rounds + 1)
+    try:
+        measured = measure(recipe)
+    except TimeoutError as error:
+        return [absent(name, "s", str(error))]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = Figure(
+        name,
+        statistics.median(measured.seconds),
+        "s",
+        f"bound {bound:g}",
+        bound,
+        f"{AGENTS} agents on {os.cpu_count()} cores, {measured.parameters} parameters, five exchanges with masks and "
+        f"noise, one step of training each; median of {rounds}, the coordinator's memory at most {peak:.0f} MB",
+    )
+    if name != IDLE_AFTER:
+        return [seconds]
+    after = f"after {rounds + 1} private rounds"
+    return [
+        seconds,
+        Figure("agent_idle_mb", measured.idle_mb, "MB", "bound 250", 250.0, f"beyond importing PyTorch, {after}"),
+        Figure("agent_idle_cpu_percent", measured.idle_percent, "%", "bound 1", 1.0, f"of a core, {after}"),
+    ]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run took: seconds of each round but the first, and an agent's memory and processor when it was over."""
+
+    seconds: list[float]
+    parameters: int
+    idle_mb: float
+    idle_percent: float
+
+
+def measure(recipe: Recipe) -> Measured:
+    """Run a federation.
+
+    Raises:
+        TimeoutError: its agents did not start.
+    """
+    federation, seed = build_federation(recipe), os.urandom(32)
+    masking = enrol(federation, recipe, SeededRandomness(seed))
+    members = Loopback.generate(federation.names.values(), SeededRandomness(seed)).members
+    plan, reports = Plan(recipe, federation.schema), list[RoundReport]()
+    parameters = check_network(plan)
+    federation.agents.clear()  # theirs is another process
+    identity = Identity(os.urandom(32))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_store(f"sqlite:///{folder}/benchmark.db") as store,
+        SuperLink() as link,
+        link.grid() as grid,
+    ):
+        for name, member in members.items():
+            link.admit(member.public_key, name)
+        transport = link.transport(grid)
+        store.create_run(NewRun("run", recipe.name, recipe.task.kind, recipe.to_toml(), recipe.digest, folder, {}))
+        with _agents(link.address[1], recipe, seed) as parent:
+            until = time.monotonic() + START_SECONDS
+            while len(transport.clients()) < AGENTS:
+                if time.monotonic() > until:
+                    raise TimeoutError("the agents did not start in time")
+                time.sleep(0.1)
+            Run(
+                "run",
+                plan,
+                transport,
+                StoreRecorder(store, "run", Checkpoints(Path(folder, "checkpoints"))),
+                DrawnCohorts("run", recipe.training, SeededRandomness(os.urandom(32))),
+                masking,
+                open_budget(store, recipe, "run", parameters, AGENTS, identity, repeatable=True),
+                on_round=reports.append,
+            ).execute()
+            idle_mb, idle_percent = _idle(parent)
+    seconds = [report.seconds for report in reports if report.committed and report.number > 1]
+    return Measured(seconds, parameters, idle_mb, idle_percent)
+
+
+def _idle(parent: int) -> tuple[float, float]:
+    """Return the memory of one agent beyond that of PyTorch in MB, and its part of a core in percent."""
+    agent = int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
+    bare = "import torch, pathlib; print(pathlib.Path('/proc/self/statm').read_text().split()[1])"
+    imported = int(subprocess.check_output([sys.executable, "-c", bare]))  # noqa: S603 - our own words
+    pages = int(Path(f"/proc/{agent}/statm").read_text().split()[1])
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(IDLE_SECONDS)
+    spent = (ticks() - before) / os.sysconf("SC_CLK_TCK")
+    return (pages - imported) * resource.getpagesize() / 1e6, 100 * spent / IDLE_SECONDS
+
+
+@contextmanager
+def _agents(port: int, recipe: Recipe, seed: bytes) -> Iterator[int]:
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", __name__, str(port)],
+        stdin=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        if process.stdin is not None:
+            process.stdin.write(json.dumps({"recipe": recipe.to_toml(), "seed": seed.hex()}).encode())
+            process.stdin.close()
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def main(port: int, given: dict[str, str]) -> None:
+    """Part into one process for each agent, and wait."""
+    torch.set_num_threads(1)
+    recipe, seed = parse_recipe(given["recipe"]), bytes.fromhex(given["seed"])
+    federation = build_federation(recipe)
+    enrol(federation, recipe, SeededRandomness(seed))
+    members = Loopback.generate(federation.names.values(), SeededRandomness(seed)).members
+    children: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        for child in children:
+            os.kill(child, signal.SIGTERM)
+
+    for agent in federation.agents.values():
+        identity = members[agent.client]
+        child = os.fork()
+        if child == 0:
+            agent.draw_from(SeededRandomness(os.urandom(32)))
+            Resident(lambda me=identity: Connection(Address("127.0.0.1", port), me), agent).run()  # type: ignore[misc]
+            os._exit(0)
+        children.append(child)
+    signal.signal(signal.SIGTERM, end)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.load(sys.stdin))

@@ -1,0 +1,34 @@
+"""The federation's benchmark measures real processes, and keeps the bounds that it prints."""
+
+import pytest
+
+from tacit.simulations.benchmarks.federation import BOUNDS, stage_figure
+from tacit.simulations.benchmarks.federation_round import ROUNDS, recipe_of, round_figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", BOUNDS)
+def test_a_stage_that_asks_nothing_keeps_its_bound(count: int) -> None:
+    figure = stage_figure(count, 10)
+    assert figure.name == f"stage_seconds_{count}_agents" and figure.unit == "s"
+    assert figure.value is not None and 0 < figure.value <= BOUNDS[count][0] == figure.baseline_value
+
+
+@pytest.mark.slow
+def test_a_whole_private_round_and_an_idle_agent_keep_their_bounds() -> None:
+    figures = round_figures("round_overhead_seconds_10_agents_mlp", 2)
+    assert [figure.name for figure in figures] == [
+        "round_overhead_seconds_10_agents_mlp",
+        "agent_idle_mb",
+        "agent_idle_cpu_percent",
+    ]
+    for figure in figures:
+        assert figure.value is not None and figure.baseline_value is not None
+        assert 0 <= figure.value <= figure.baseline_value, figure
+
+
+def test_the_networks_have_the_sizes_that_the_figures_name() -> None:
+    for name, megabytes in zip(ROUNDS, (0.2, 20.0), strict=True):
+        (hidden,) = recipe_of(ROUNDS[name][0], 1).model.options["hidden"]
+        parameters = (784 + 1) * hidden + (hidden + 1) * 10
+        assert 4e-6 * parameters == pytest.approx(megabytes, rel=0.05)
