@@ -116,9 +116,6 @@ class Consent:
         noise = self._noise(plan, instruction, offer)
         reserved = None if noise is None else self._entry(noise, instruction, offer)
         used = Used(participations=self.journal.participations(instruction.run))
-        if noise is not None and used.participations >= noise.horizon:
-            text = f"its noise is for {noise.horizon} rounds of one client, and so many have left"
-            raise PolicyRefusal(Refuse("participations-limit", text))
         if self.policy is not None:
             asked = self._asked(plan, instruction, offer, noise, reserved)
             self._let_pass(self.policy.judge(asked, used, self.now()))  # before a stranger's offer opens a ledger
@@ -127,8 +124,13 @@ class Consent:
         ledger = self._ledger(noise)
         if ledger is None:
             raise PolicyRefusal(Refuse("no-budget", "nothing was granted for this"))
+        events = ledger.events_of(instruction.run)
+        # The ledger also counts every attempt at a round that was answered without masks.
+        used = Used(ledger.state, events, max(used.participations, sum(map(len, events.values()))))
+        if used.participations >= noise.horizon:
+            text = f"its noise is for {noise.horizon} rounds of one client, and so many have left"
+            raise PolicyRefusal(Refuse("participations-limit", text))
         if self.policy is not None:
-            used = Used(ledger.state, ledger.events_of(instruction.run), used.participations)
             self._let_pass(self.policy.judge(asked, used, self.now()))
         if not ledger.allows([reserved]):
             raise PolicyRefusal(Refuse("budget-spent", "the data would stand above what was granted at first"))
@@ -184,6 +186,8 @@ class Consent:
             PrivacyError: this attempt was reserved before.
         """
         noise = self._noise(decode_plan(instruction.plan), instruction, offer)
+        if offer is None:  # of a masked input the protocol's machine says so
+            self.journal.record_contribution(instruction.run, instruction.round)
         if noise is None:
             return None
         reserved, ledger = self._entry(noise, instruction, offer), self._ledger(noise)
@@ -299,10 +303,10 @@ def _place(plan: Plan) -> Place | None:
 
 
 def _statistics(plan: Plan, instruction: Instruction) -> frozenset[str]:
-    """Return which exact statistics of the rows a step asks for."""
-    if instruction.action != "prepare" and not asks_for_statistics(plan):
+    """Return which exact statistics of the rows a step asks for: what the agent would give, whatever the plan says."""
+    if instruction.action == "train" or (instruction.action != "prepare" and not asks_for_statistics(plan)):
         return frozenset()
-    if plan.features is not None:
+    if instruction.action != "prepare" and plan.features is not None:
         return frozenset({"examples"})
     numeric = any(column.kind != "categorical" for column in plan.schema.columns) or not plan.schema.classes
     return frozenset({"examples", "counts"} | ({"moments"} if numeric else set()))

@@ -141,7 +141,9 @@ class MaskedMember:
         try:
             reply = attempt.machine.receive(instruction.message)
         except BaseException:
-            self._give_back(key)
+            # A machine that goes on may still give its input; only one that is over never will.
+            if attempt.machine.state is State.ABORTED:
+                self._give_back(key)
             raise
         if reply.vector is not None:
             remember(self._owed, attempt.machine.offer.digest, attempt.machine, MOST_OWED)

@@ -145,6 +145,7 @@ class Masked:
     rows: Callable[[int], Rows] = some_rows
     recorder: Any = field(default_factory=Memory)
     sent: list[Sent] = field(default_factory=list)
+    name: str = "run"
 
     def __post_init__(self) -> None:
         overrides = [f"population.clients={self.clients}", *self.overrides]
@@ -187,17 +188,17 @@ class Masked:
         budget = None
         if self.recipe.privacy.unit != "none":
             size, identity = check_network(plan), Identity(bytes(32))
-            budget = open_budget(self.store, self.recipe, "run", size, self.clients, identity, repeatable=True)
+            budget = open_budget(self.store, self.recipe, self.name, size, self.clients, identity, repeatable=True)
 
         def main(given: Grid, context: Context) -> None:
             run = Run(
-                name="run",
+                name=self.name,
                 plan=plan,
                 transport=GridTransport(
                     given, names=self.names, now=grid.now, pause=grid.pause, forget=grid.discard, share_memory=True
                 ),
                 recorder=self.recorder,
-                cohorts=changes.pop("cohorts", DrawnCohorts("run", self.recipe.training, self.randomness)),
+                cohorts=changes.pop("cohorts", DrawnCohorts(self.name, self.recipe.training, self.randomness)),
                 masking=self.masking,
                 budget=budget,
                 randomness=self.randomness,
