@@ -126,11 +126,12 @@ def _signal(axes: Axes, plan: PrivacyPlan) -> str:
 
     found = [(one.epsilon, one.signal) for one in plan.targets if one.signal is not None]
     spent = plan.by_round[-1].against(plan.target_against)
-    own = plan.target_epsilon or (spent if math.isfinite(spent) else None)
+    own = plan.target_epsilon or (spent if 0.0 < spent < math.inf else None)
     x = [epsilon for epsilon, _ in found]
+    what = "gradients" if plan.unit == "example" else "updates"
     kinds = (
-        ("updates that point one way", "aligned", BLUE, "-", "o"),
-        ("updates with nothing in common", "orthogonal", PURPLE, (0, (4, 1.6)), "s"),
+        (f"{what} that point one way", "aligned", BLUE, "-", "o"),
+        (f"{what} with nothing in common", "orthogonal", PURPLE, (0, (4, 1.6)), "s"),
     )
     for label, kind, colour, line, marker in kinds:
         values = [getattr(signal, kind) for _, signal in found]
@@ -151,7 +152,7 @@ def _signal(axes: Axes, plan: PrivacyPlan) -> str:
     axes.set_ylabel("signal to noise")
     verdict = " The noise drowns the signal." if plan.signal.hopeless else ""
     return (
-        f"Below, signal to noise of a round: {plan.signal.aligned:.2g} for updates that point one way,"
+        f"Below, signal to noise of a round: {plan.signal.aligned:.2g} for {what} that point one way,"
         f" {plan.signal.orthogonal:.2g} for ones that have nothing in common.{verdict}"
     )
 

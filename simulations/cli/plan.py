@@ -67,7 +67,7 @@ def plan(
     at which the budget ends; and how much of a round is signal. It opens the data to count clients and parameters, and
     trains nothing. RECIPE is a TOML file, or the name of a bundled recipe.
 
-    Example: tacit privacy plan private-digits --set privacy.epsilon=4 --targets 2,4,8
+    Example: tacit privacy plan demo --set privacy.epsilon=4 --targets 2,4,8
     """
     if out is not None and out.suffix.lower() != ".png":
         raise InputError("is no name of a picture", where=f"--out {out}", right="end it in .png")
@@ -144,7 +144,10 @@ def _print_no_promise(recipe: Recipe, output: Format) -> None:
 
 
 def _print(made: PrivacyPlan, path: Path, replaced: bool) -> None:
+    from tacit.simulations.privacy_plan import OBSERVER_WORDS
+
     doubt = "HYPOTHETICAL, " if made.hypothetical else ""
+    summed = "gradients" if made.unit == "example" else "updates"
     print_fields(
         {
             "plan": f"{doubt}{made.recipe}: {made.mechanism}; protects one {made.unit}",
@@ -154,7 +157,7 @@ def _print(made: PrivacyPlan, path: Path, replaced: bool) -> None:
             "outsiders": f"amplified by {made.amplified_because}" if made.amplified_because else None,
             "budget": _budget(made),
             "expected": _epsilons(made),
-            "signal": f"a round's updates are {made.signal.aligned:.3g} times as long as its noise if they point one"
+            "signal": f"a round's {summed} are {made.signal.aligned:.3g} times as long as its noise if they point one"
             f" way, {made.signal.orthogonal:.3g} if they have nothing in common",
         }
     )
@@ -166,7 +169,7 @@ def _print(made: PrivacyPlan, path: Path, replaced: bool) -> None:
         ("rounds", "coordinator", "fellow clients", "outsiders"),
         [(row.rounds, *map(_bound, (row.coordinator, row.fellow_clients, row.outsiders))) for row in shown],
     )
-    click.echo(f"\n{doubt}noise for a target")
+    click.echo(f"\n{doubt}noise for a target against {OBSERVER_WORDS[made.target_against]}")
     print_table(
         ("epsilon", "noise multiplier", "signal, one way", "nothing in common", ""),
         [
@@ -182,7 +185,7 @@ def _print(made: PrivacyPlan, path: Path, replaced: bool) -> None:
         empty="none asked for: --targets 1,2,4,8",
     )
     click.echo(
-        "\nSignal to noise is for updates as long as their clip and needs no data; shorter ones have less. It says"
+        f"\nSignal to noise is for {summed} as long as their clip and needs no data; shorter ones have less. It says"
         " nothing about accuracy beyond that."
     )
     click.echo(f"plot  {path}{' (replaced)' if replaced else ''}")
