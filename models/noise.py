@@ -143,7 +143,7 @@ class NoisePlan:
     def central(self, sums: Mapping[str, NDArray[np.float64]], words: Keystream) -> Mapping[str, NDArray[np.float64]]:
         """Return the sums by block with the coordinator's Gaussian noise, where that is who makes it.
 
-        One standard deviation, `z D2` in grid steps, for all blocks: rotating back leaves such noise as it is.
+        One standard deviation, `z D2` in grid steps, for all blocks.
         """
         if self.terms.place != "central":
             return sums
@@ -271,8 +271,10 @@ def _grid_plan(shape: _Shape, thresholds: SecureAggregationSection, clip: float,
     length = max(LEAST_STEPS, 8.0 * math.sqrt(shape.parameters))
     scale = length / clip
     clips, scales = [clip], [scale]
-    blocks = [Block(UPDATE, shape.parameters, _reach(clip, shape.parameters), scale, rotated=True)]
     central = place == "central"
+    # Flattening makes room for noise in few bits; without noise on the grid there is room enough.
+    reach = clip if central else _reach(clip, shape.parameters)
+    blocks = [Block(UPDATE, shape.parameters, reach, scale, rotated=not central)]
     chosen = given if central and given is not None else privacy.noise_multiplier
     if privacy.clip == "adaptive":
         first = _multiplier(shape, integer_bound(clips, scales, shape.parameters), chosen)

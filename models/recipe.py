@@ -239,6 +239,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     # More than one key: the text has a line break and says more than its first line.
     value = parsed["value"] if set(parsed) == {"value"} else text
     *sections, last = key.strip().split(".")
+    if (sections, last, value) == (["privacy"], "unit", "none"):
+        # Whoever takes the promise away means all of it, and not to be told of each of its numbers.
+        values["privacy"] = {}
     table = values
     for section in sections:
         table = table.setdefault(section, {})

@@ -24,11 +24,17 @@ START_SECONDS = 30
 
 def main() -> None:
     """Run the demonstration; anything that does not work ends it with an error."""
-    print("1. Train: 50 clients keep their handwritten digits, a model is learned from their updates.\n", flush=True)
+    print(
+        "1. Train: 50 clients keep their handwritten digits; the coordinator sees masked, noised sums of updates.\n",
+        flush=True,
+    )
     started = time.perf_counter()
     with Progress(quiet=False) as progress:
         finished = simulate("demo", on_start=progress.start, on_round=progress.round)
-    _describe(finished, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    # The same sums, to the last bit, as with masks.
+    without = simulate("demo", ["name=demo-without-noise", "privacy.unit=none", "secure_aggregation.mode=elided"])
+    _describe(finished, seconds, without)
     print("\n2. Serve: the registered model answers on a free port of this machine, without keys, to nobody else.\n")
     model = finished.summary["model"]
     with _Service() as service:
@@ -42,18 +48,20 @@ def main() -> None:
    look at the report       {finished.report}
    change something         tacit simulate demo --set population.alpha=0.1 --set training.rounds=40
    compare runs             tacit runs list
+   what was promised        tacit privacy show {finished.directory.name}
    serve the model          tacit serve --insecure-no-auth
 (tacit is {Path(sys.executable).parent / "tacit"})"""
     )
 
 
-def _describe(finished: Simulation, seconds: float) -> None:
+def _describe(finished: Simulation, seconds: float, without: Simulation) -> None:
     curve = [float(round_["validation_accuracy"]) for round_ in finished.rounds if "validation_accuracy" in round_]
     low, high = min(curve), max(curve)
     line = "".join(BARS[round((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in curve)
     privacy, aggregation = finished.summary["privacy"], finished.summary["secure_aggregation"]
     print(f"\n   accuracy by round   {line}  {curve[0]:.2f} to {curve[-1]:.2f} on the validation share")
     print(f"   test accuracy       {finished.metrics['accuracy']:.4f}")
+    print(f"   without any noise   {without.metrics['accuracy']:.4f}, and no promise to anybody")
     print(f"   privacy             {privacy_line(privacy)}")
     print(f"   aggregation         {aggregation_line(aggregation)}")
     print(f"   time                {seconds:.1f} s, {finished.summary['timing']['seconds_per_round']:.3f} s a round")

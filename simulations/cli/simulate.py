@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="How many clients train at a time."
 )
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run of this recipe (or with the one in --out).")
+@click.option(
+    "--reproducible-noise",
+    is_flag=True,
+    help="Draw noise from the recipe's seed, so that the run can be repeated; then nothing is promised.",
+)
 @db_option
 @models_option
 @format_option
@@ -45,6 +50,7 @@ def simulate(
     out: Path | None,
     workers: int,
     resume: bool,
+    reproducible_noise: bool,
     db: str,
     models: Path,
     output: Format,
@@ -75,6 +81,7 @@ def simulate(
                 db=db,
                 models=models,
                 resume=resume,
+                reproducible_noise=reproducible_noise,
                 on_start=started,
                 on_round=progress.round,
             )
@@ -94,11 +101,14 @@ def simulate(
 
 def privacy_line(privacy: Mapping[str, Any]) -> str:
     """Say in a few words what was promised."""
-    if privacy["epsilon"] is None:
-        return "none"
-    # Rounded up: a promise must not sound stronger than it is.
-    epsilon = math.ceil(privacy["epsilon"] * 100) / 100
-    return f"{privacy['unit']}-level, epsilon {epsilon:g} at delta {privacy['delta']:g}, against the coordinator too"
+    against = {"epsilon": "against the coordinator too", "epsilon_outsiders": "against readers of the model alone"}
+    for name, whom in against.items():
+        if privacy[name] is not None:
+            # Rounded up: a promise must not sound stronger than it is.
+            epsilon = math.ceil(privacy[name] * 100) / 100
+            said = f"{privacy['unit']}-level, epsilon {epsilon:g} at delta {privacy['delta']:g}, {whom}"
+            return f"{said} (HYPOTHETICAL: the noise is for a larger cohort)" if privacy["hypothetical"] else said
+    return "none"
 
 
 def aggregation_line(aggregation: Mapping[str, Any]) -> str:
