@@ -76,6 +76,7 @@ class Ledger:
         spent_by_run: what is gone for good, by run and column; no step makes any of it smaller.
         waiting: the reservations not yet settled, with what they cost.
         settled: the keys of those that were; none can be reserved or settled again.
+        voided: of those, the ones of which nothing left.
     """
 
     opening: Opening
@@ -84,6 +85,7 @@ class Ledger:
     spent_by_run: Mapping[tuple[str, Column], Spending] = field(default_factory=dict)
     waiting: Mapping[Key, tuple[Entry, Spending]] = field(default_factory=dict)
     settled: frozenset[Key] = frozenset()
+    voided: frozenset[Key] = frozenset()
 
     @property
     def anchor(self) -> Anchor:
@@ -167,6 +169,7 @@ class Ledger:
             raise PrivacyError(f"the ledger of {self.opening.subject} grants nothing to {column} noise")
         cost = budget.spent([entry.event])
         spent, waiting, settled = dict(self.spent_by_run), dict(self.waiting), self.settled
+        voided = self.voided
         if record.state == "reserved":
             if key in waiting or key in settled:
                 raise PrivacyError(f"run {key[0]}, round {key[1]}, attempt {key[2]} was reserved before")
@@ -183,7 +186,9 @@ class Ledger:
                     raise PrivacyError("a reservation is spent at more than was reserved")
                 by_run = (entry.run, column)
                 spent[by_run] = spent.get(by_run, Spending()) + cost
-        after = Ledger(self.opening, record.counter, record_hash(line), spent, waiting, settled)
+            else:
+                voided |= {key}
+        after = Ledger(self.opening, record.counter, record_hash(line), spent, waiting, settled, voided)
         if record.state == "spent":
             _require(budget, after.committed(column), self.opening.subject)
         return after

@@ -128,8 +128,14 @@ class Budget:
         return max([kept, *(attempt + 1 for attempt in self._broken_off(number))])
 
     def resume(self, state: RunState, number: int, clients: Sequence[str]) -> RunState:
-        """Count what a crash broke off in the middle of a round as spent, for everybody, at the fewest survivors."""
-        lost = 0 if self.repeatable else len(self._broken_off(number))
+        """Count what left before a crash in the middle of a round as spent, for everybody, at the fewest survivors.
+
+        That is every attempt that ended without a sum, which no state was kept of, and the one that was broken off,
+        unless it is repeated.
+        """
+        ledger, at = self.accounts.state, (self.run, number)
+        ended = sum(key[:2] == at for key in ledger.settled - ledger.voided)
+        lost = ended + (0 if self.repeatable else len(self._broken_off(number)))
         if not lost:
             return state
         cohort = min(self.recipe.training.cohort or len(clients), len(clients))
