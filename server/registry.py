@@ -146,8 +146,13 @@ class Registry:
         self._check(version, self.path(version), f"model {version.name} version {version.version}")
 
     def promote(self, name: str, version: int | str, alias: str, *, actor: str = "registry") -> ModelVersion:
-        """Point an alias at a version whose files are intact; a new champion makes the old one `previous`."""
+        """Point an alias at a version whose files are intact; a new champion makes the old one `previous`.
+
+        Raises:
+            InputError: there is no such version, its files are not intact, or its noise protects nobody.
+        """
         found = self.resolve(name, version)
+        _check_promise(found)
         self.verify(found)
         displaced = "previous" if alias == "champion" else None
         self.store.set_alias(name, alias, found.version, actor, displaced=displaced)
@@ -219,6 +224,28 @@ class Registry:
                 continue
             if old:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_promise(version: ModelVersion) -> None:
+    """Refuse a model whose privacy statement is about a federation that there was not, or about noise without secret.
+
+    Raises:
+        InputError: it is one.
+    """
+    statement = version.details.get("privacy", {})
+    where = f"model {version.name} version {version.version}"
+    if statement.get("hypothetical"):
+        raise InputError(
+            "is never promoted: its noise is that of a larger, hypothetical cohort",
+            where=where,
+            right="a model of a run without privacy.noise_cohort",
+        )
+    if statement.get("reproducible_noise"):
+        raise InputError(
+            "is never promoted: anybody can repeat its noise and subtract it",
+            where=where,
+            right="a model of a run without reproducible noise",
+        )
 
 
 def _check_source(directory: Path) -> None:

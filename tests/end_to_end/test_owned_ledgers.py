@@ -1,4 +1,4 @@
-"""Federations whose clients have owners, with policy, journal and ledger on disk, and a coordinator that tries it on."""
+"""Federations whose clients have owners, with policies and ledgers on disk, and a coordinator that tries it on."""
 
 from __future__ import annotations
 

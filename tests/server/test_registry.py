@@ -327,3 +327,21 @@ def test_a_copy_that_fails_leaves_nothing(
         register(registry, directory)
     assert entries(registry.root) == []
     assert registry.store.list_models() == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [({"hypothetical": True}, "hypothetical cohort"), ({"reproducible_noise": True}, "repeat its noise")],
+)
+@pytest.mark.parametrize("alias", ["champion", "candidate-a"])
+def test_a_model_whose_noise_protects_nobody_is_never_promoted(
+    registry: Registry, make: Callable[[str], Path], statement: dict[str, bool], reason: str, alias: str
+) -> None:
+    usual = {"hypothetical": False, "reproducible_noise": False}
+    for number, said in enumerate(({}, usual, usual | statement), start=1):
+        registry.register(make(f"model-{number}"), "fashion", "run-1", 3, {}, {"privacy": said} if said else {})
+    for version in (1, 2):
+        assert registry.promote("fashion", version, alias).version == version
+    with pytest.raises(InputError, match=f"is never promoted: .*{reason}"):
+        registry.promote("fashion", 3, alias)
+    assert registry.store.alias("fashion", alias) == 2
