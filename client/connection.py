@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from tacit.models.wire import ALIVE, PULL, PUSH, Frames, Signer, framed, framed_size, sealed_headers
+from tacit.models.wire import ALIVE, PIECE, PULL, PUSH, Frames, Signer, framed, framed_size, sealed_headers
 
 LONGEST_REASON = 200  # characters
-PIECE = 1 << 20
 
 
 class Unreachable(Exception):
@@ -188,7 +187,7 @@ class Connection:
     def _read(self, response: http.client.HTTPResponse) -> list[bytes]:
         frames, size = Frames(), 0
         payloads: list[bytes] = []
-        while piece := response.read(PIECE):
+        while piece := response.read(8 * PIECE):
             size += len(piece)
             if size > self._largest:
                 raise ValueError("the message is too large")
@@ -213,9 +212,9 @@ class Connection:
         return self._http
 
 
-def _joined(payloads: Sequence[bytes]) -> bytes | Iterable[bytes]:
+def _joined(payloads: Sequence[bytes]) -> bytes | Iterable[bytes | memoryview]:
     """Return a body: one piece where it is small, so that it leaves together with the headers."""
-    if framed_size(payloads) <= 1 << 16:
+    if framed_size(payloads) <= PIECE:
         return b"".join(framed(payloads))
     return framed(payloads)
 

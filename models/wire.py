@@ -10,7 +10,7 @@ signature: it travels inside TLS, and what matters in it is signed end to end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ WAIT_HEADER = "tacit-wait"
 SIGNATURE_HEADER = "tacit-signature"
 
 LENGTH_BYTES = 4
+PIECE = 1 << 17  # bytes
 LARGEST_FRAME = 6 << 20  # bytes: a chunk of an array has 5 MiB, and a head
 MOST_FRAMES = 4096  # of one message: 20 GiB of chunks
 
@@ -96,24 +97,21 @@ def _is_number(text: str) -> bool:
     return 0 < len(text) <= 12 and text.isascii() and text.isdigit()
 
 
-def framed(payloads: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield a body in pieces: small payloads together, large ones as they are."""
-    gathered: list[bytes] = []
-    size = 0
+def framed(payloads: Iterable[bytes]) -> Iterator[bytes | memoryview]:
+    """Yield a body in pieces of `PIECE` bytes or a little more: each is sent in a time of its own."""
+    gathered = bytearray()
     for payload in payloads:
-        gathered.append(len(payload).to_bytes(LENGTH_BYTES, "big"))
-        if len(payload) > 1 << 16:
-            yield b"".join(gathered)
-            yield payload
-            gathered, size = [], 0
-            continue
-        gathered.append(payload)
-        size += len(payload)
-        if size > 1 << 16:
-            yield b"".join(gathered)
-            gathered, size = [], 0
+        gathered += len(payload).to_bytes(LENGTH_BYTES, "big")
+        if len(payload) <= PIECE:
+            gathered += payload
+        if len(payload) > PIECE or len(gathered) > PIECE:
+            yield bytes(gathered)
+            gathered.clear()
+        if len(payload) > PIECE:  # as it is, without a copy
+            whole = memoryview(payload)
+            yield from (whole[at : at + PIECE] for at in range(0, len(whole), PIECE))
     if gathered:
-        yield b"".join(gathered)
+        yield bytes(gathered)
 
 
 def framed_size(payloads: Iterable[bytes]) -> int:

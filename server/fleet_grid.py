@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -55,6 +55,7 @@ class FleetGrid(Grid):
         self._task = cast(int, self._run.primary_task_id)
         if state.claim_task(self._task) is None or not state.activate_task(self._task):
             raise RuntimeError("the SuperLink did not start the run")
+        self._open: set[str] = set()
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="run-heartbeat", daemon=True)
         self._heart.start()
@@ -120,6 +121,7 @@ class FleetGrid(Grid):
                 identifiers.append(letter.message if letter else "")
                 if letter:
                     letters.append(letter)
+        self._open.update(letter.message for letter in letters)
         self._mailbox.post(letters)
         return identifiers
 
@@ -154,11 +156,11 @@ class FleetGrid(Grid):
 
     def wait(self, seconds: float) -> None:
         """Return when there is an answer, or after some seconds."""
-        self._mailbox.wait(seconds)
+        self._mailbox.wait(self._open, seconds)
 
     def discard(self) -> None:
         """Forget every message that was not answered."""
-        self._forget(self._mailbox.open_letters())
+        self._forget(tuple(self._open))
 
     def _store(self, message: Message) -> Letter | None:
         session = self._state.start_session(self._run_id)
@@ -221,13 +223,15 @@ class FleetGrid(Grid):
         )
         return make_message(metadata, error=Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE))
 
-    def _forget(self, messages: Iterable[str]) -> None:
+    def _forget(self, messages: Sequence[str]) -> None:
         gone = self._mailbox.withdraw(messages)
+        self._open.difference_update(messages)
         self._state.delete_messages({letter.message for letter in gone})
         for letter in gone:
             self._state.object_store.delete(letter.message)
-            if letter.reply:
-                self._state.object_store.delete(letter.reply)
+            # One by one, as a stranger's tree may be no tree: what hangs on nothing would stay for ever.
+            for name in (letter.reply, *reversed(letter.brought)):
+                self._state.object_store.delete(name)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):

@@ -171,7 +171,7 @@ class FleetRoutes:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for piece in framed(payloads):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
     async def _wait(self, node: int, seconds: float, receive: Receive) -> Letter | None:
@@ -211,8 +211,7 @@ class FleetRoutes:
         if letter is None or letter.node != node:
             raise Refusal(410, "the answer is not waited for any more")
         session, missing = await self._aside(self._register, letter, request)
-        identifiers = [tree.object_id for tree in iterate_object_tree(request.message_object_trees[0])]
-        expected = iter(dict.fromkeys(identifiers))
+        expected = iter(letter.brought)
         async for payload in payloads:
             identifier = next(expected, None)
             if identifier is None:
@@ -240,7 +239,8 @@ class FleetRoutes:
         """Store an answer without its content, and return the session that takes the objects, and which are missing."""
         message = _message(request)
         identifier = message.metadata.message_id
-        if letter.reply and letter.reply != identifier:
+        names = dict.fromkeys(tree.object_id for tree in iterate_object_tree(request.message_object_trees[0]))
+        if letter.reply and (letter.reply, letter.brought) != (identifier, tuple(names)):
             _LOG.warning("node %d answered one message twice, differently; the second answer is refused", letter.node)
             raise Refusal(409, "the message was answered already, and differently")
         state = self._state
@@ -251,7 +251,7 @@ class FleetRoutes:
             raise Refusal(400, "the objects have no proper names") from None
         if not stored:
             raise Refusal(410, "the answer is not waited for any more")
-        letter.reply = identifier
+        letter.reply, letter.brought = identifier, tuple(names)
         return session, frozenset(missing)
 
     async def _aside(self, call: Callable[..., Result], *arguments: object) -> Result:

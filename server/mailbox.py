@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 MOST_DELIVERIES = 5
@@ -25,6 +25,7 @@ class Letter:
         objects: the ids of everything it holds, descendants first, itself last.
         deliveries: how often it was handed out. An agent that asks again has lost it on the way.
         reply: the id of the answer that is on its way or has come; empty before.
+        brought: the ids of all that the answer holds, itself last.
         answered: whether the whole answer is there.
         looked: when it was last looked for an answer that nobody announced.
     """
@@ -35,6 +36,7 @@ class Letter:
     objects: tuple[str, ...]
     deliveries: int = 0
     reply: str = ""
+    brought: tuple[str, ...] = ()
     answered: bool = False
     looked: float = 0.0
 
@@ -46,7 +48,7 @@ class Mailbox:
     _letters: dict[str, Letter] = field(default_factory=dict)
     _waiting: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     _dismissed: set[int] = field(default_factory=set)
-    _answered: int = 0
+    _answered: set[str] = field(default_factory=set)
     _closed: bool = False
     _lock: threading.Condition = field(default_factory=threading.Condition)
 
@@ -66,26 +68,21 @@ class Mailbox:
         """Forget letters and return those that were open."""
         with self._lock:
             gone = [self._letters.pop(message) for message in messages if message in self._letters]
-            self._answered -= sum(letter.answered for letter in gone)
+            self._answered.difference_update(letter.message for letter in gone)
             return gone
-
-    def open_letters(self) -> tuple[str, ...]:
-        """Return the ids of all letters."""
-        with self._lock:
-            return tuple(self._letters)
 
     def answer(self, letter: Letter) -> None:
         """Note that the whole answer is there, and wake whoever waits for answers."""
         with self._lock:
             if letter.message in self._letters and not letter.answered:
                 letter.answered = True
-                self._answered += 1
+                self._answered.add(letter.message)
                 self._lock.notify_all()
 
-    def wait(self, seconds: float) -> None:
-        """Return when there is an answer that was not taken out yet, or after some seconds."""
+    def wait(self, messages: Set[str], seconds: float) -> None:
+        """Return when one of these letters has its answer, or after some seconds."""
         with self._lock:
-            self._lock.wait_for(lambda: self._answered > 0 or self._closed, seconds)
+            self._lock.wait_for(lambda: self._closed or not self._answered.isdisjoint(messages), seconds)
 
     def next_for(self, node: int) -> Letter | None:
         """Return the oldest letter to a node that has no answer, counting the delivery.

@@ -8,6 +8,7 @@ from tacit.models.wire import (
     ALIVE,
     LABEL,
     LENGTH_BYTES,
+    PIECE,
     PULL,
     Frames,
     framed,
@@ -30,12 +31,15 @@ def test_payloads_survive_any_cut(payloads: list[bytes], step: int) -> None:
     assert got == payloads
 
 
-def test_large_payloads_are_not_copied_together() -> None:
-    large = bytes(1 << 17)
-    pieces = list(framed([b"small", large, b"small", b"small"]))
-    assert any(piece is large for piece in pieces)
-    assert len(pieces) == 3  # what comes before it with its length, itself, and the rest in one
-    assert [*Frames().feed(b"".join(pieces))] == [b"small", large, b"small", b"small"]
+@given(st.lists(st.sampled_from((0, 1, 1000, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE)), max_size=6))
+def test_pieces_are_small_and_large_payloads_are_not_copied(sizes: list[int]) -> None:
+    payloads = [bytes(size) for size in sizes]
+    pieces = list(framed(payloads))
+    assert all(0 < len(piece) <= 2 * PIECE + LENGTH_BYTES for piece in pieces)
+    views = [piece for piece in pieces if isinstance(piece, memoryview)]
+    assert sum(map(len, views)) == sum(size for size in sizes if size > PIECE)
+    assert {id(view.obj) for view in views} == {id(payload) for payload in payloads if len(payload) > PIECE}
+    assert list(Frames().feed(b"".join(pieces))) == payloads
 
 
 @given(st.binary(min_size=1, max_size=100), st.data())

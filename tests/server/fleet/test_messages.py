@@ -254,6 +254,69 @@ def test_an_answer_that_is_ready_when_the_superlink_is_down_does_not_stop_the_ag
         first.close()
 
 
+def test_an_answer_under_the_same_name_may_not_bring_other_objects(fleet) -> None:
+    """Else a peer could fill the store with what hangs on nothing, each time under the name of one answer."""
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        answer = answer_to(connection.pull(0), b"whole")
+        with pytest.raises(TurnedAway):
+            connection.push(answer[:-1])
+        stored = len(fleet.grid._state.object_store)
+
+        def other_children(request: PushMessagesRequest) -> None:
+            del request.message_object_trees[0].children[:]
+            for number in range(9):
+                request.message_object_trees[0].children.add(object_id=f"{number:064x}")
+
+        with pytest.raises(TurnedAway, match="differently"):
+            connection.push(changed(answer, other_children))
+        assert len(fleet.grid._state.object_store) == stored
+        connection.push(answer)
+        assert fleet.collect(1)["a"].reply.message == b"whole"
+    assert len(fleet.grid._state.object_store) == 0
+
+
+def test_what_hangs_on_nothing_is_forgotten_with_its_answer(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.alive()
+        fleet.wait_for("a")
+        fleet.transport.send([Request("a", instruction())])
+        answer = answer_to(connection.pull(0), b"whole")
+
+        def twice_with_other_children(request: PushMessagesRequest) -> None:
+            tree = request.message_object_trees[0]
+            again = tree.children.add(object_id=tree.children[0].object_id)
+            for number in range(9):
+                again.children.add(object_id=f"{number:064x}")
+
+        with pytest.raises(TurnedAway):
+            connection.push(changed(answer, twice_with_other_children))
+    assert len(fleet.grid._state.object_store) > 9
+    fleet.transport.abandon()
+    assert len(fleet.grid._state.object_store) == 0
+
+
+def test_two_runs_at_a_time_do_not_touch_each_others_messages(fleet) -> None:
+    fleet.join("a")
+    fleet.enrol("b")
+    fleet.wait_for("a")
+    with fleet.link.grid() as other:
+        second = fleet.link.transport(other)
+        with fleet.connection("b") as connection:
+            connection.alive()
+            assert second.clients() == ("a", "b") or second.clients() == ("b", "a")
+            second.send([Request("b", instruction(9))])
+            assert len(fleet.ask(instruction(1), "a")) == 1
+            fleet.transport.abandon()
+            connection.push(answer_to(connection.pull(0), b"still"))
+            (arrival,) = second.arrivals(second.now() + 5)
+            assert arrival.reply.message == b"still"
+
+
 # Nonsense
 
 
