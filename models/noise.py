@@ -331,6 +331,10 @@ def _gaussian_noise(shape: _Shape) -> float:
         return repeated(once, shape.horizon)
 
     aborted = shape.rounds * sampling.abort_probability if amplified else 0.0
+    if aborted >= shape.delta:
+        raise PrivacyError(
+            f"with a probability of {sampling.abort_probability:.1g} a cohort is too small for a round: more than delta has"
+        )
     return smallest_noise(event, shape.epsilon, shape.delta - aborted)
 
 

@@ -6,6 +6,7 @@ distributed Skellam noise takes part. Events add up whatever was released in bet
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tacit.privacy.errors import PrivacyError
-from tacit.privacy.events import SkellamDpEvent, check_event
+from tacit.privacy.events import SkellamDpEvent, check_event, event_record, read_event
 from tacit.privacy.terms import OBSERVERS, Observer, Sampling, Terms
 
 ORDERS: Final[tuple[float, ...]] = (
@@ -202,7 +203,13 @@ def cost(
     """
     if not 0.0 < delta < 1.0:
         raise PrivacyError(f"delta is within (0, 1), not {delta!r}")
-    check_event(event)
+    # Loss distributions take a second each, and a statement asks for the same ones again and again.
+    return _cost(json.dumps(event_record(event), sort_keys=True), delta, adjacency, aborted)
+
+
+@lru_cache(maxsize=1024)
+def _cost(record: str, delta: float, adjacency: NeighboringRelation, aborted: float) -> Cost:
+    event = read_event(json.loads(record))
     remaining = delta - aborted
     if remaining <= 0.0:
         return Cost(math.inf, delta, "rdp", None)

@@ -14,6 +14,7 @@ from tacit.privacy.events import SkellamDpEvent
 from tacit.privacy.filters import RenyiFilter
 from tacit.privacy.grid import IntegerBound
 from tacit.privacy.mechanisms import skellam_event
+from tacit.privacy.skellam import MAX_VARIANCE
 
 _SMALLEST, _LARGEST = 2.0**-10, 2.0**30
 
@@ -24,6 +25,7 @@ def smallest_noise(
     delta: float,
     adjacency: NeighboringRelation = NeighboringRelation.REPLACE_SPECIAL,
     tolerance: float = 1e-6,
+    largest: float = _LARGEST,
 ) -> float:
     """Return the smallest noise multiplier whose event costs at most `epsilon` at `delta`.
 
@@ -33,6 +35,7 @@ def smallest_noise(
         delta: the delta that it is stated at.
         adjacency: what the target is against.
         tolerance: how far, relatively, the result may lie above the smallest; it never lies below.
+        largest: the largest multiplier that can be drawn, such as that of a sampler's range.
 
     Raises:
         PrivacyError: the target is not positive and finite, or no noise reaches it.
@@ -47,14 +50,20 @@ def smallest_noise(
         return cost(event_of(noise), delta, adjacency).epsilon
 
     # Loss distributions take a second each: they begin where the Renyi bound, never far above them, has led.
-    found = _root(coarse, epsilon, start=1.0, step=2.0, tolerance=tolerance)
+    found = _root(coarse, epsilon, start=1.0, step=2.0, tolerance=tolerance, largest=largest)
     if cost(event_of(found), delta, adjacency).accountant == "rdp":
         return found
-    return _root(fine, epsilon, start=found, step=1.15, tolerance=tolerance)
+    return _root(fine, epsilon, start=found, step=1.15, tolerance=tolerance, largest=largest)
 
 
 def _root(
-    epsilon_of: Callable[[float], float], epsilon: float, *, start: float, step: float, tolerance: float
+    epsilon_of: Callable[[float], float],
+    epsilon: float,
+    *,
+    start: float,
+    step: float,
+    tolerance: float,
+    largest: float,
 ) -> float:
     """Return the smallest noise at which a falling `epsilon_of` is at most `epsilon`, from its safe side."""
 
@@ -62,18 +71,18 @@ def _root(
         spent = epsilon_of(math.exp(log_noise))
         return min(1e6, math.log(max(spent, 1e-12) / epsilon)) if spent < math.inf else 1e6
 
-    low = high = math.log(start)
+    low = high = math.log(min(start, largest))
     while excess(high) > 0.0:
-        low, high = high, high + math.log(step)
-        if high > math.log(_LARGEST):
+        if high >= math.log(largest):
             raise PrivacyError(f"no noise reaches epsilon {epsilon:g}")
+        low, high = high, min(high + math.log(step), math.log(largest))
     while low == high or excess(low) <= 0.0:
         low, high = low - math.log(step), min(high, low)
         if low < math.log(_SMALLEST):
             return _SMALLEST  # less noise than this is no noise, and still within the target
     found = float(optimize.brentq(excess, low, high, xtol=tolerance / 4.0))
     while excess(found) > 0.0:  # the root is known to a quarter of the tolerance: step to its safe side
-        found += tolerance / 4.0
+        found = min(found + tolerance / 4.0, high)
     return math.exp(found)
 
 
@@ -88,7 +97,10 @@ def skellam_variance(
 
     In squared integer units, for one share; `mechanisms.local_variance` splits it among the clients that must survive.
     """
-    return (bound.l2 * smallest_noise(lambda z: _skellam_rounds(bound, z, rounds), epsilon, delta, adjacency)) ** 2
+    # Rounded down, so that its square is within the sampler's range too.
+    largest = (1.0 - 1e-9) * math.sqrt(MAX_VARIANCE) / bound.l2
+    noise = smallest_noise(lambda z: _skellam_rounds(bound, z, rounds), epsilon, delta, adjacency, largest=largest)
+    return (bound.l2 * noise) ** 2
 
 
 def smallest_noise_within(

@@ -91,6 +91,11 @@ def open_budget(
     return Budget(recipe, run, PopulationLedger.open(store, population, unit, budgets, identity), repeatable)
 
 
+def fewest_of(plan: NoisePlan) -> int:
+    """Return the fewest survivors of a plan's own cohort, also where its noise is for a hypothetical one."""
+    return plan.min_survivors * plan.cohort // plan.noise_cohort if plan.noise_cohort else plan.min_survivors
+
+
 @dataclass
 class Budget:
     """The privacy of one run's rounds.
@@ -139,7 +144,7 @@ class Budget:
         if not lost:
             return state
         cohort = min(self.recipe.training.cohort or len(clients), len(clients))
-        fewest = Spent(cohort, self.plan(state, cohort, len(clients)).min_survivors)
+        fewest = Spent(cohort, fewest_of(self.plan(state, cohort, len(clients))))
         taken = Counter(state.taken)
         taken.update({client: lost for client in clients})
         return replace(state, spent=(*state.spent, *lost * (fewest,)), taken=dict(taken))
@@ -185,7 +190,7 @@ class Budget:
         if not may_have_left:
             self.accounts.void(key)
             return state, ()
-        counted = plan.min_survivors if survivors is None else survivors
+        counted = fewest_of(plan) if survivors is None else survivors
         line = self.accounts.settle(key, ledger_event(plan, survivors))
         taken = Counter(state.taken)
         taken.update(left)
