@@ -55,14 +55,18 @@ def check_network(plan: Plan) -> int:
     return layout_of(architecture.build(recipe.seed)).size
 
 
-def check_promise(recipe: Recipe, clients: int, parameters: int) -> None:
-    """Refuse a promise that no noise keeps, before anything is written.
+def check_promise(recipe: Recipe, clients: int, parameters: int, *, reproducible_noise: bool = False) -> None:
+    """Refuse a promise that no noise keeps, and a population's ledger for a run that promises nothing real.
 
     Raises:
         InputError: names the number to change.
     """
     if recipe.privacy.unit == "none":
         return
+    if recipe.population.ledger and (recipe.privacy.noise_cohort or reproducible_noise):
+        # What it would enter is less than its rounds cost the population.
+        why = "noise that anybody can repeat" if reproducible_noise else "a hypothetical cohort"
+        raise InputError(f"cannot pay for {why}", where="population.ledger", right="leave the ledger out of such a run")
     cohort = min(recipe.training.cohort or clients, clients)
     try:
         run_budget(noise_plan(recipe, parameters, cohort, clients), recipe.training.rounds)

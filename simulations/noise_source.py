@@ -14,12 +14,17 @@ class RepeatableRandomness:
 
     def __init__(self, recipe_seed: int, run: str) -> None:
         """Derive everything from a number that anybody may know."""
-        self._source = SeededRandomness(sha256(f"reproducible-noise/{recipe_seed}".encode()))
+        self._source = SeededRandomness(public_seed(recipe_seed))
         self._run = run
 
     def key(self, *label: str | int) -> bytes:
         """Return the key of a label."""
         return self._source.key(*("run" if part == self._run else part for part in label))
+
+
+def public_seed(recipe_seed: int) -> bytes:
+    """Return what stands in the place of a run's secret seed where noise repeats; it tells such a run from others."""
+    return sha256(f"reproducible-noise/{recipe_seed}".encode())
 
 
 def randomness_of(secret: bytes, recipe_seed: int, run: str, *, reproducible: bool) -> Randomness:

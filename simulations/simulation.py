@@ -37,7 +37,7 @@ from tacit.server.transport import Transport
 from tacit.simulations.engine import run_in_process
 from tacit.simulations.enrolment import enrol
 from tacit.simulations.federation import Federation, build_federation
-from tacit.simulations.noise_source import randomness_of
+from tacit.simulations.noise_source import public_seed, randomness_of
 from tacit.simulations.per_client import measure_at_clients, per_client_summary
 
 OnRound = Callable[[RoundReport], None]
@@ -119,13 +119,14 @@ def simulate(
         threads = _use_threads(checked, directory if resume else None, threads)
         kept = KeptRun(store, Registry(store, models), directory, checked, identity)
         plan, initial = kept.starting_point(federation.schema)
-        seed = _run_seed(directory.path) if resume else secrets.token_bytes(KEY_BYTES)
+        seed = _run_seed(directory.path, checked.seed, resume=resume, reproducible=reproducible_noise)
+        reproducible_noise = seed == public_seed(checked.seed)  # a run goes on as it began, whatever is asked for now
         randomness = randomness_of(seed, checked.seed, kept.name, reproducible=reproducible_noise)
         masking = enrol(federation, checked, randomness) if checked.secure_aggregation.enabled else None
         parameters, clients = check_network(plan), len(federation.names)
         if masking is not None:
             check_cohorts(checked, masking, clients, parameters)
-        check_promise(checked, clients, parameters)
+        check_promise(checked, clients, parameters, reproducible_noise=reproducible_noise)
         for agent in federation.agents.values():
             agent.draw_from(randomness)
         if not resume:
@@ -197,10 +198,18 @@ def _use_threads(recipe: Recipe, resumed: RunDirectory | None, asked: int | None
     return threads
 
 
-def _run_seed(directory: Path) -> bytes:
+def _run_seed(directory: Path, recipe_seed: int, *, resume: bool, reproducible: bool) -> bytes:
+    if not resume:
+        return public_seed(recipe_seed) if reproducible else secrets.token_bytes(KEY_BYTES)
     seed = (directory / SEED_FILE).read_bytes()
     if len(seed) != KEY_BYTES:
         raise InputError("is damaged", where=str(directory / SEED_FILE))
+    if reproducible and seed != public_seed(recipe_seed):
+        raise InputError(
+            "was started with secret noise, and goes on so",
+            where=f"run {directory.name}",
+            right="resume without reproducible noise",
+        )
     return seed
 
 

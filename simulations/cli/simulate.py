@@ -132,10 +132,9 @@ def _print(finished: Simulation) -> None:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(finished.metrics.items()))
     model = summary["model"]
     click.echo(f"test        {metrics or 'not measured'}")
-    click.echo(
-        f"rounds      {summary['rounds_completed']} ({summary['stopped'] or 'all of them'}),"
-        f" {summary['timing']['seconds_per_round']:.3f} s each"
-    )
+    seconds = summary["timing"]["seconds_per_round"]
+    each = "" if seconds is None else f", {seconds:.3f} s each"  # there may have been none
+    click.echo(f"rounds      {summary['rounds_completed']} ({summary['stopped'] or 'all of them'}){each}")
     click.echo(f"privacy     {privacy_line(summary['privacy'])}")
     click.echo(f"aggregation {aggregation_line(summary['secure_aggregation'])}")
     click.echo(f"model       {model['name']} version {model['version']} (sha256 {model['sha256'][:12]})")
