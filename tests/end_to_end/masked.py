@@ -200,7 +200,7 @@ class Masked:
                 recorder=self.recorder,
                 cohorts=changes.pop("cohorts", DrawnCohorts(self.name, self.recipe.training, self.randomness)),
                 masking=self.masking,
-                budget=budget,
+                budget=changes.pop("budget", budget),
                 randomness=self.randomness,
                 **changes,
             )
