@@ -67,6 +67,7 @@ FLOWER_PATHS = frozenset(
     )
 )
 PULSE_SECONDS = 20.0  # Flower takes a node as gone that said nothing for twice as long
+RETURN_SECONDS = 2.0  # in which an agent that has only lost its line is back
 Result = TypeVar("Result")
 NODE = "tacit.node"  # where a scope keeps who asks
 
@@ -101,10 +102,12 @@ class FleetRoutes:
         self._limits = limits
         self._clock = clock
         self._asked: Counter[int] = Counter()
+        self._closed = False
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="fleet")
 
     def close(self) -> None:
         """End the threads."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def admit(self, scope: Scope) -> None:
@@ -177,7 +180,8 @@ class FleetRoutes:
     async def _wait(self, node: int, seconds: float, receive: Receive) -> Letter | None:
         """Return the next letter.
 
-        A node that hangs up has most often died: it is not there until it asks again, and nothing is delivered to it.
+        A node that hangs up has most often died. Unless it asks again soon, it is not there any more; and nothing is
+        delivered to it meanwhile.
         """
         asked = self._asked[node]
         async for _ in body(receive, self._limits, 0):
@@ -188,12 +192,15 @@ class FleetRoutes:
             await asyncio.wait((left, collected), return_when=asyncio.FIRST_COMPLETED)
             if collected.done():
                 return collected.result()
-            if self._asked[node] == asked:  # and has not come back meanwhile over another connection
-                await self._aside(self._state.deactivate_node, node)
+            asyncio.get_running_loop().call_later(RETURN_SECONDS, self._miss, node, asked)
             return None
         finally:
             for task in (left, collected):
                 task.cancel()
+
+    def _miss(self, node: int, asked: int) -> None:
+        if self._asked[node] == asked and not self._closed:
+            self._threads.submit(self._state.deactivate_node, node)
 
     def _contents(self, letter: Letter) -> list[bytes] | None:
         found = [self._state.object_store.get(identifier) for identifier in letter.objects]

@@ -1,7 +1,8 @@
-"""Real agents, each in a process of its own with a folder of its own: `fleet_agents.py PORT CA_FILE FOLDER...`.
+"""Real agents, each in a process of its own with a folder of its own: `fleet_agents.py CA_FILE PORT FOLDER...`.
 
-A folder has `member.json` (keys, certificate and policy) and `rows.csv`. The process prints one process id a folder,
-and the hosts that any of them looks up or connects to go to `connections.txt` in each folder.
+There is a port and a folder for each. A folder has `member.json` (keys, certificate and policy) and `rows.csv`. The
+process prints one process id a folder, and the hosts that any of them looks up or connects to go to `connections.txt`
+in each folder.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ def be(folder: Path, port: int, authority: str) -> None:
 
 def main() -> None:
     """Import once, part, and wait for all."""
-    port, authority = int(sys.argv[1]), Path(sys.argv[2]).read_text()
+    authority, ports, folders = Path(sys.argv[1]).read_text(), sys.argv[2::2], sys.argv[3::2]
     torch.set_num_threads(1)
     children = []
-    for folder in map(Path, sys.argv[3:]):
+    for port, folder in zip(map(int, ports), map(Path, folders), strict=True):
         child = os.fork()
         if child == 0:
             be(folder, port, authority)

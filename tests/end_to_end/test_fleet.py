@@ -38,6 +38,7 @@ from tacit.server.superlink import SuperLink, TlsFiles
 from tacit.server.transport import Transport
 from tacit.simulations.engine import FIRST_NODE, run_in_process
 
+from ..bad_line import BadLine  # noqa: TID252 - tests are no package that could be named
 from .fleet_agents import agent_of
 from .masked import RECIPE, SCHEMA, Memory, some_rows
 
@@ -74,21 +75,27 @@ class Place:
 
     def start(self, port: int, *names: str) -> dict[str, int]:
         """Start agents and return their process ids."""
+        return self.start_over(dict.fromkeys(names, port))
+
+    def start_over(self, ports: dict[str, int]) -> dict[str, int]:
+        """Start agents that each have a port of their own."""
+        arguments = [argument for name, port in ports.items() for argument in (str(port), str(self.folder(name)))]
         process = subprocess.Popen(
-            [sys.executable, str(AGENTS), str(port), str(self.authority), *(str(self.folder(name)) for name in names)],
+            [sys.executable, str(AGENTS), str(self.authority), *arguments],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         self.started.append(process)
         assert process.stdout is not None
-        return {name: int(process.stdout.readline()) for name in names}
+        return {name: int(process.stdout.readline()) for name in ports}
 
     def end(self) -> None:
         for process in self.started:
             process.terminate()
         for process in self.started:
             process.communicate(timeout=30)
+        self.started.clear()
 
 
 @pytest.fixture
@@ -220,6 +227,29 @@ def test_an_agent_that_is_killed_is_missed_at_once_and_joins_again_by_itself(pla
     for number in range(3, 3 + MOST_DELIVERIES):
         assert set(outcomes(recorder, number)) == set(NAMES)
     assert outcomes(recorder, 3 + MOST_DELIVERIES) == dict.fromkeys(NAMES, "reported")
+
+
+@pytest.mark.slow
+def test_lines_that_break_in_every_phase_change_no_bit_of_the_model(place: Place) -> None:
+    expected = within_a_process(place)
+    recorder, lines = Memory(), list[BadLine]()
+    with SuperLink(tls=place.tls) as link, link.grid() as grid:
+        admit(link, dict(place.parties.members))
+        transport = link.transport(grid)
+        try:
+            # A handshake takes about two kilobytes, a round of this model twenty.
+            lines += [BadLine(link.address[1], seed, 24_000) for seed in range(len(NAMES))]
+            place.start_over({name: line.port for name, line in zip(NAMES, lines, strict=True)})
+            wait_for(transport, NAMES)
+            state = place.execute(transport, recorder)
+        finally:
+            place.end()
+            for line in lines:
+                line.close()
+    assert sum(line.broken for line in lines) >= 10
+    for number in range(4):
+        assert outcomes(recorder, number) == dict.fromkeys(NAMES, "reported")
+    assert np.array_equal(state.vector, expected.vector)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.common.constant import Status
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 
-from tacit.client.connection import Connection, TurnedAway
+from tacit.client.connection import Connection, TurnedAway, Unreachable
 from tacit.client.fleet import received, sent
 from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import PUSH, framed, sealed_headers
@@ -119,7 +119,20 @@ def test_an_agent_that_has_gone_is_known_as_lost_before_the_deadline(fleet, echo
     assert arrivals["a"].reply is None and arrivals["a"].reason == "the node failed (code 5)"
 
 
-def test_an_agent_that_hangs_up_is_not_there_until_it_asks_again(fleet) -> None:
+def test_an_agent_that_hangs_up_and_comes_back_soon_was_never_away(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        for _ in range(5):
+            threading.Timer(0.1, connection.interrupt).start()
+            connection._interrupted = False
+            with pytest.raises(Unreachable):
+                connection.pull(5.0)
+            connection.close()
+            assert fleet.transport.clients() == ("a",)
+
+
+def test_an_agent_that_hangs_up_for_good_is_not_there_until_it_asks_again(fleet, monkeypatch) -> None:
+    monkeypatch.setattr("tacit.server.fleet_routes.RETURN_SECONDS", 0.1)
     member = fleet.join("a")
     fleet.wait_for("a")
     member.stop()
