@@ -56,6 +56,13 @@ def test_the_small_network_halves_a_side_twice_and_rounds_up(
     assert network(torch.zeros(2, 1, height, width)).shape == (2, 3)
 
 
+def test_a_bounded_activation_bounds_what_the_small_network_puts_out() -> None:
+    network = build("cnn", (1, 8, 8), 3, {"activation": "tanh"})
+    last = network[-1]
+    most = last.weight.abs().sum(dim=1) + last.bias.abs()
+    assert bool((network(1e6 * torch.randn(20, 1, 8, 8)).abs() <= 1.001 * most).all())
+
+
 def test_the_default_residual_network_has_eighteen_layers_with_weights() -> None:
     layout = layout_of(build("resnet", (3, 32, 32), 10, {}))
     layers = [e for e in layout.entries if len(e.shape) > 1 and "shortcut" not in e.name]
@@ -98,6 +105,7 @@ def test_building_a_model_leaves_the_global_generator_alone() -> None:
         ("mlp", {"dropout": 1.0}, "model.dropout: "),
         ("mlp", {"activation": "sigmoidd"}, "model.activation: "),
         ("cnn", {"channels": [8]}, "model.channels: "),
+        ("cnn", {"activation": "gelu"}, "model.activation: "),
         ("resnet", {"width": 12}, "model.width: "),
         ("resnet", {"blocks": []}, "model.blocks: "),
         ("resnet", {"blocks": [10**9]}, "model.blocks.0: "),
