@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from dp_accounting import dp_event
 
@@ -196,6 +196,19 @@ class Budget:
         taken.update(left)
         spent = (*state.spent, Spent(plan.cohort, counted))
         return replace(state, spent=spent, taken=dict(taken)), (line,)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the ledger stands at, over all runs that it has paid for."""
+        ledger = self.accounts.state
+        granted = ledger.opening.budgets["assured"]
+        return {
+            "population": ledger.opening.subject,
+            "granted_epsilon": granted.epsilon,
+            "delta": granted.delta,
+            "epsilon_committed": ledger.epsilon_committed("assured"),
+            "records": ledger.counter,
+            "head": ledger.head.hex(),
+        }
 
     def _broken_off(self, number: int) -> tuple[int, ...]:
         waiting = self.accounts.state.waiting

@@ -21,9 +21,10 @@ from tacit.models.recipe import Recipe
 from tacit.privacy.identity import Identity
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.feasibility import check_network
+from tacit.server.lineage import with_lineage
 from tacit.server.recorder import StoreRecorder
 from tacit.server.registry import Registry
-from tacit.server.release import release, warm_start
+from tacit.server.release import initial_version, release, warm_start
 from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.signed_statement import SELF_SIGNED, sign_statement
@@ -48,6 +49,7 @@ class Ending:
         found: further entries of `summary.json`.
         signed_as: in what quality the statement is signed.
         reproducible_noise: whether anybody can repeat the noise, and so subtract it.
+        ledger: what the population's ledger stands at, over all runs that it paid for; None without a promise.
     """
 
     state: RunState
@@ -59,6 +61,7 @@ class Ending:
     found: Mapping[str, Any]
     signed_as: str = "coordinator"
     reproducible_noise: bool = False
+    ledger: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,10 @@ class KeptRun:
         state, metrics = ending.state, ending.metrics
         about = Circumstances(ending.clients, ending.signed_as == SELF_SIGNED, ending.reproducible_noise)
         unsigned = privacy_statement(self.recipe, state, about)
+        if self.recipe.model.init:
+            unsigned = with_lineage(unsigned, initial_version(self.recipe, self.registry))
+        if ending.ledger is not None:
+            unsigned["population_ledger"] = dict(ending.ledger)
         unsigned["utility"] = {"metrics": dict(metrics), "per_client": dict(ending.per_client)}
         statement = sign_statement(unsigned, self.identity, ending.signed_as)
         version = release(

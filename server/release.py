@@ -15,6 +15,7 @@ from tacit.models.card import model_card
 from tacit.models.checkpoint import Artifact, read_artifact, write_artifact
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan, decode_plan
+from tacit.models.recipe import Recipe
 from tacit.models.vector import layout_of
 from tacit.server.checkpoints import RunState
 from tacit.server.registry import Registry
@@ -99,9 +100,7 @@ def warm_start(plan: Plan, registry: Registry) -> tuple[Plan, NDArray[np.float32
         InputError: there is no such model, or it was trained for other data or with another architecture.
     """
     reference = plan.recipe.model.init
-    if not reference.startswith(INIT_SCHEME):
-        raise InputError(f"{reference!r} names no model", where="model.init", right='"registry:NAME@ALIAS"')
-    version = registry.find(reference.removeprefix(INIT_SCHEME))
+    version = initial_version(plan.recipe, registry)
     artifact = read_artifact(registry.path(version), version.digest)
     model = plan.recipe.model
     if artifact.task_kind != plan.recipe.task.kind or artifact.features.schema != plan.schema:
@@ -118,6 +117,18 @@ def warm_start(plan: Plan, registry: Registry) -> tuple[Plan, NDArray[np.float32
         target_scale=artifact.target_scale,
     )
     return started, artifact.vector.numpy()
+
+
+def initial_version(recipe: Recipe, registry: Registry) -> ModelVersion:
+    """Return the registered model that a recipe starts from.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    reference = recipe.model.init
+    if not reference.startswith(INIT_SCHEME):
+        raise InputError(f"{reference!r} names no model", where="model.init", right='"registry:NAME@ALIAS"')
+    return registry.find(reference.removeprefix(INIT_SCHEME))
 
 
 def _write(directory: Path, artifact: Artifact, card: str) -> None:

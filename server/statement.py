@@ -21,7 +21,7 @@ PROFILE_DELTAS = (1e-4, 1e-5, 1e-6, 1e-8)
 STATEMENT_ALONE = frozenset(
     {"sentence", "secure_aggregation", "utility", "signed_by", "signature", "trust", "released", "code", "simulated"}
     | {"recipe_sha256", "weights_sha256", "audit", "profile", "replacement", "sampling", "randomness", "target"}
-    | {"floating_point", "adaptive_clipping"}
+    | {"floating_point", "adaptive_clipping", "population_ledger", "started_from", "alone"}
 )
 
 NOT_COVERED = (

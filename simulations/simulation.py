@@ -155,7 +155,8 @@ def simulate(
 
             started = time.perf_counter()
             state = run_in_process(federation, execute)
-            return _finish(kept, federation, state, time.perf_counter() - started, reproducible_noise)
+            ledger = budget.facts() if budget is not None else None
+            return _finish(kept, federation, state, time.perf_counter() - started, reproducible_noise, ledger)
 
 
 def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
@@ -214,7 +215,12 @@ def _run_seed(directory: Path, recipe_seed: int, *, resume: bool, reproducible: 
 
 
 def _finish(
-    kept: KeptRun, federation: Federation, state: RunState, seconds: float, reproducible_noise: bool
+    kept: KeptRun,
+    federation: Federation,
+    state: RunState,
+    seconds: float,
+    reproducible_noise: bool,
+    ledger: Mapping[str, Any] | None,
 ) -> Simulation:
     directory = kept.directory
     by_client = measure_at_clients(federation.agents.values(), state)
@@ -236,6 +242,7 @@ def _finish(
             found=found,
             signed_as=SELF_SIGNED,
             reproducible_noise=reproducible_noise and kept.recipe.privacy.unit != "none",
+            ledger=ledger,
         )
     )
     directory.write_json("partition.json", federation.partition_summary)
