@@ -32,22 +32,31 @@ def privacy_sentence(statement: Mapping[str, Any]) -> str:
     """Say in one sentence what a statement promises; whatever is missing or not finite promises nothing."""
     if not _has_numbers(statement):
         return _NOTHING
-    numbers = f"epsilon = {statement['epsilon']:g}, delta = {statement['delta']:g}"
+    epsilon, against = _promised(statement)
+    numbers = f"epsilon = {epsilon:g}, delta = {statement['delta']:g}"
     if not is_guarantee(statement):
         return f"Hypothetical, for study: it holds no guarantee ({numbers} per {statement['unit']})."
-    return f"Differentially private per {statement['unit']}: {numbers}, against the coordinator."
+    return f"Differentially private per {statement['unit']}: {numbers}, against {against}."
 
 
 def privacy_summary(statement: Mapping[str, Any]) -> str:
     """Say the same in as few words as fit a table."""
     if not _has_numbers(statement):
         return "none"
-    return f"epsilon {statement['epsilon']:g} per {statement['unit']}" if is_guarantee(statement) else "hypothetical"
+    epsilon, _ = _promised(statement)
+    return f"epsilon {epsilon:g} per {statement['unit']}" if is_guarantee(statement) else "hypothetical"
 
 
 def _has_numbers(statement: Mapping[str, Any]) -> bool:
     known = statement.get("unit") in ("client", "example")
-    return known and _finite(statement.get("epsilon")) and _finite(statement.get("delta"))
+    return known and _finite(_promised(statement)[0]) and _finite(statement.get("delta"))
+
+
+def _promised(statement: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the epsilon that is promised and against whom: of noise that the coordinator makes, readers alone."""
+    if _finite(statement.get("epsilon")):
+        return statement["epsilon"], "the coordinator"
+    return statement.get("epsilon_outsiders"), "readers of the model alone, not the coordinator"
 
 
 def _finite(number: object) -> bool:
