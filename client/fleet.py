@@ -12,7 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol
 
@@ -64,6 +64,21 @@ class Pace:
     pulse: float = 12.0
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How an agent's loop stands.
+
+    Attributes:
+        trouble: why the coordinator is not reached, or turns the agent away; empty if it does neither.
+        busy: whether a message is in hand.
+        answered: how many messages were answered since the loop began.
+    """
+
+    trouble: str = ""
+    busy: bool = False
+    answered: int = 0
+
+
 class Resident:
     """The loop of one agent.
 
@@ -89,8 +104,13 @@ class Resident:
         self._draw = draw or random.SystemRandom().uniform
         self._stopped = threading.Event()
         self._connection = connect()
-        self._said = ""
+        self._standing = Standing()
         self._failures = 0
+
+    @property
+    def standing(self) -> Standing:
+        """Return how the loop stands; from any thread."""
+        return self._standing
 
     def run(self) -> None:
         """Answer messages until `stop` is called."""
@@ -121,6 +141,13 @@ class Resident:
             self._answer(payloads)
 
     def _answer(self, payloads: Sequence[bytes]) -> None:
+        self._standing = replace(self._standing, busy=True)
+        try:
+            self._take(payloads)
+        finally:
+            self._standing = replace(self._standing, busy=False)
+
+    def _take(self, payloads: Sequence[bytes]) -> None:
         with self._pulse():
             try:
                 message = received(payloads)
@@ -156,6 +183,7 @@ class Resident:
                 return
             else:
                 self._reached()
+                self._standing = replace(self._standing, answered=self._standing.answered + 1)
                 return
 
     @contextmanager
@@ -183,17 +211,17 @@ class Resident:
             thread.join()
 
     def _pause(self, why: str, least: float = 0.0) -> None:
-        if why != self._said and not self._stopped.is_set():
+        if why != self._standing.trouble and not self._stopped.is_set():
             _LOG.warning("%s; trying again", why)
-            self._said = why
+            self._standing = replace(self._standing, trouble=why)
         longest = min(self._pace.first_pause * 2**self._failures, self._pace.longest_pause)
         self._failures = min(self._failures + 1, 30)
         self._stopped.wait(self._draw(0.3, 1.0) * max(longest, least))
 
     def _reached(self) -> None:
-        if self._said:
+        if self._standing.trouble:
             _LOG.warning("the coordinator is there again")
-        self._said = ""
+            self._standing = replace(self._standing, trouble="")
         self._failures = 0
 
 

@@ -27,6 +27,7 @@ class Limits:
 
     Attributes:
         largest_body: bytes of an ordinary request.
+        largest_enrolment: bytes of a request for enrolment, which anybody can send.
         largest_answer: bytes of an agent's whole answer, which is taken in piece by piece.
         silence_seconds: how long a sender may send nothing, or a receiver take nothing.
         slowest: bytes a second below which a sender is cut off, after `patience_seconds`.
@@ -38,6 +39,7 @@ class Limits:
     """
 
     largest_body: int = 6 << 20
+    largest_enrolment: int = 64 << 10
     largest_answer: int = 1 << 30
     silence_seconds: float = 20.0
     slowest: int = 16 << 10
@@ -104,14 +106,17 @@ class Gate:
         answer = _Answer(send, self._limits.silence_seconds)
         try:
             application = self._application(scope)
-            streaming = scope["path"] in self._streaming
-            check_length(scope, self._limits.largest_answer if streaming else self._limits.largest_body)
+            limits, streaming = self._limits, scope["path"] in self._streaming
+            largest = limits.largest_enrolment
+            if application is self._fleet:
+                largest = limits.largest_answer if streaming else limits.largest_body
+            check_length(scope, largest)
             if application is self._fleet:
                 self._admit(scope)
             if streaming:
                 await application(scope, receive, answer)
                 return
-            pieces = [piece async for piece in body(receive, self._limits, self._limits.largest_body)]
+            pieces = [piece async for piece in body(receive, limits, largest)]
             await application(scope, _replay(b"".join(pieces), receive), answer)
         except Refusal as refusal:
             await answer.refuse(refusal)

@@ -15,7 +15,7 @@ from typing import Self, cast
 import uvicorn
 from flwr.common.constant import ISOLATION_MODE_PROCESS, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TRANSPORT_TYPE_GRPC_RERE
 from flwr.server.superlink.linkstate import LinkStateFactory
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -41,6 +41,14 @@ class TlsFiles:
 
     certificate: Path
     key: Path
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Whether an agent is there, and when it last asked for anything: seconds since 1970, None if it never did."""
+
+    online: bool
+    seen: float | None
 
 
 class SuperLink:
@@ -147,6 +155,13 @@ class SuperLink:
             self._names.remove(node)
             self._state.delete_node(OWNER, node)
             self._mailbox.dismiss(node)
+
+    def presence(self) -> dict[str, Presence]:
+        """Return who was admitted, by name, and whether they are there."""
+        names = dict(self._names)
+        there = self._state.get_node_info(node_ids=list(names), statuses=[NodeStatus.ONLINE]) if names else ()
+        online = {info.node_id for info in there}
+        return {name: Presence(node in online, self._routes.seen.get(node)) for node, name in sorted(names.items())}
 
     def grid(self) -> FleetGrid:
         """Register a run and return its Grid, to be closed when the run is over."""

@@ -15,7 +15,7 @@ from flwr.common.constant import Status
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 
 from tacit.client.connection import Connection, TurnedAway, Unreachable
-from tacit.client.fleet import received, sent
+from tacit.client.fleet import Standing, received, sent
 from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import PUSH, framed, sealed_headers
 from tacit.server.mailbox import MOST_DELIVERIES
@@ -42,6 +42,7 @@ def test_stages_follow_each_other_and_every_agent_answers_each_once(fleet) -> No
         assert all(arrival.reply.message == b"ba" for arrival in arrivals.values())
     for member in members:
         assert [seen.round for seen in member.handler.seen] == [0, 1, 2, 3, 4]
+        settle(lambda: member.resident.standing == Standing(answered=5))  # noqa: B023 - called at once
 
 
 def test_a_stage_without_work_takes_a_small_part_of_a_second(fleet) -> None:

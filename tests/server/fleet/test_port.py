@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from flwr.proto.control_pb2 import ListRunsRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
@@ -13,10 +14,12 @@ from flwr.superlink.main import create_app
 
 from tacit.client.connection import Address, Connection, TurnedAway, Unreachable
 from tacit.models.errors import InputError
+from tacit.models.messages import Instruction
 from tacit.models.wire import ALIVE, CLOCK_TOLERANCE, PULL, PUSH, sealed_headers
 from tacit.privacy.identity import Identity
 from tacit.server.fleet_routes import FLOWER_PATHS
 from tacit.server.gate import reply
+from tacit.server.rounds import Request
 from tacit.server.superlink import SuperLink
 
 Say = Callable[..., tuple[bytes, float]]
@@ -151,9 +154,9 @@ def test_an_agent_that_waits_when_it_is_revoked_is_sent_away_at_once(fleet) -> N
     fleet.wait_for("clinic")
     fleet.link.revoke(member.identity.public_key)
     until = time.monotonic() + 2
-    while "turned" not in member.resident._said and time.monotonic() < until:
+    while "turned" not in member.resident.standing.trouble and time.monotonic() < until:
         time.sleep(0.01)
-    assert "this key was revoked" in member.resident._said
+    assert member.resident.standing.trouble == "the coordinator turned the agent away: this key was revoked"
 
 
 @pytest.mark.parametrize(("skew", "words"), [(-1, "behind"), (1, "ahead of")])
@@ -212,6 +215,15 @@ def test_with_a_database_a_key_keeps_its_node_over_restarts(refleet, tmp_path) -
     assert nodes[0] == nodes[1]
 
 
+def test_who_is_there_and_when_it_last_asked_can_be_seen(fleet) -> None:
+    fleet.enrol("away")
+    fleet.join("there")
+    fleet.wait_for("there")
+    present = fleet.link.presence()
+    assert (present["away"].online, present["away"].seen) == (False, None)
+    assert present["there"].online and abs(present["there"].seen - time.time()) < 5
+
+
 # Size and speed
 
 
@@ -232,14 +244,47 @@ def test_a_body_that_grows_beyond_the_limit_without_saying_so_is_cut_off(refleet
     async def enrolment(scope, receive, send) -> None:
         raise AssertionError("reached")
 
-    fleet = refleet(Limits(largest_body=1 << 20), enrolment=enrolment)
+    fleet = refleet(Limits(largest_enrolment=1 << 16), enrolment=enrolment)
     try:
         head = b"POST /enrol/new HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-        piece = b"%x\r\n" % (1 << 18) + bytes(1 << 18) + b"\r\n"
+        piece = b"%x\r\n" % (1 << 15) + bytes(1 << 15) + b"\r\n"
         answer, _ = say(fleet.port, head, *[piece] * 5)
         assert answer == b"" or answer.startswith(b"HTTP/1.1 413 ")
     finally:
         fleet.close()
+
+
+def test_a_request_for_enrolment_is_small(refleet) -> None:
+    async def enrolment(scope, receive, send) -> None:
+        await reply(send, 200, str(len((await receive())["body"])).encode())
+
+    fleet = refleet(enrolment=enrolment)
+    try:
+        assert post(fleet.port, "/enrol/new", bytes(64 << 10)) == (200, b"65536")
+        assert post(fleet.port, "/enrol/new", bytes((64 << 10) + 1)) == (413, b"the body is too large")
+    finally:
+        fleet.close()
+
+
+def test_whoever_takes_nothing_of_a_large_message_is_cut_off_and_may_ask_again(hasty) -> None:
+    hasty.enrol("clinic")
+    with hasty.connection("clinic") as connection:
+        connection.alive()
+        hasty.wait_for("clinic")
+        vector = np.arange(5_000_000, dtype=np.float32)
+        hasty.transport.send([Request("clinic", Instruction("train", "run", 1, 0, b"", arrays={"vector": vector}))])
+        signed = sealed_headers(hasty.identities["clinic"], PULL, time.time())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
+        with socket.create_connection(("127.0.0.1", hasty.port), timeout=5) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.sendall(f"POST {PULL} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 0\r\n\r\n".encode())
+            time.sleep(1.5)
+            taken = 0
+            while piece := deaf.recv(1 << 20):
+                taken += len(piece)
+        assert taken < vector.nbytes  # what lay in buffers, and then the end
+        payloads = connection.pull(0)
+        assert payloads is not None and sum(map(len, payloads)) > vector.nbytes
 
 
 def test_a_frame_that_claims_to_be_huge_is_refused(fleet) -> None:
