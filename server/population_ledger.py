@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Self
 
 from dp_accounting import dp_event
@@ -98,8 +99,9 @@ class PopulationLedger:
 
         Args:
             entry: the participation, with its highest cost.
-            repeated: whether an equal reservation that was never settled may stand for this one. That is sound only if
-                the round before the crash and the one after it release the very same bytes.
+            repeated: whether a reservation of the same cost that was never settled may stand for this one. That is
+                sound only if nobody saw anything of the round before the crash, or the one after it releases the same.
+                The offers may differ: each names the last receipt, which a new process does not have.
 
         Raises:
             BudgetExceeded: the population would stand above its budget.
@@ -108,7 +110,7 @@ class PopulationLedger:
         """
         waiting = self._ledger.waiting.get(entry.key)
         if repeated and waiting is not None:
-            if waiting[0] != entry:
+            if replace(waiting[0], offer=entry.offer) != entry:
                 raise PrivacyError("a round that is repeated was reserved at another cost")
             return
         self._store_step(*self._ledger.reserve(entry, _signer(self._identity)))

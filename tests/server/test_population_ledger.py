@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,14 @@ def test_a_repeated_round_at_another_cost_is_refused(store: Store) -> None:
     opened(store).reserve(entry())
     with pytest.raises(PrivacyError, match="at another cost"):
         opened(store).reserve(entry(noise=20.0), repeated=True)
+
+
+def test_a_repeated_round_may_have_another_offer(store: Store) -> None:
+    # An offer names the last receipt, which a process that starts again does not know.
+    opened(store).reserve(entry())
+    ledger = opened(store)
+    ledger.reserve(replace(entry(), offer=bytes([7]) * 32), repeated=True)
+    assert ledger.state.counter == 2
 
 
 def test_a_round_that_was_settled_is_never_repeated(store: Store) -> None:
