@@ -136,7 +136,7 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
             if terms.unit == "client"
             else "one record of one client is added or removed"
         ),
-        "accountant": finite[0].accountant if finite else None,
+        "accountant": usual["outsiders" if terms.place == "central" else "coordinator"].accountant if finite else None,
         "participations": costs.participations,
         "calibrated_for": plan.horizon,
         "colluders": plan.colluders,

@@ -114,9 +114,11 @@ def _headline(run: RunFiles) -> list[tuple[str, str, str]]:
     lead = main_metric(summary.metrics)
     if lead:
         found.append((number(summary.metrics[lead]), metric_label(lead), "on the test rows"))
-    epsilon = run.privacy.get("epsilon")
+    epsilon, readers = run.privacy.get("epsilon"), run.privacy.get("epsilon_outsiders")
     if run.privacy.get("unit") in UNITS:
         remark = f"for each {run.privacy['unit']}" + (", hypothetical" if run.privacy.get("hypothetical") else "")
+        if epsilon is None and readers is not None:
+            epsilon, remark = readers, f"{remark}, against readers alone"
         found.append((_bound(epsilon), "epsilon", remark))
     else:
         found.append(("none", "differential privacy", "no epsilon is promised"))
@@ -158,7 +160,7 @@ def _privacy(run: RunFiles) -> dict[str, Any]:
     table = [
         (PRIVACY_LABELS.get(key, key.replace("_", " ")), _exactly(value))
         for key, value in said.items()
-        if key != "sentence"
+        if key not in ("sentence", "utility")  # what it is worth is all over the page
     ]
     return {
         "protected": unit in UNITS,

@@ -400,8 +400,13 @@ def test_a_hypothetical_promise_is_called_one(tmp_path: Path) -> None:
 
 
 def test_an_epsilon_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
-    page = page_of(small(tmp_path, privacy=DIFFERENTIAL_PRIVACY | {"epsilon": None}))
+    page = page_of(small(tmp_path, privacy=DIFFERENTIAL_PRIVACY | {"epsilon": None, "epsilon_outsiders": None}))
     assert "epsilon not stated for each client" in page.words
+
+
+def test_noise_that_the_coordinator_makes_is_a_promise_against_readers_alone(tmp_path: Path) -> None:
+    page = page_of(small(tmp_path, privacy=DIFFERENTIAL_PRIVACY | {"epsilon": None, "epsilon_outsiders": 3.5}))
+    assert "epsilon 3.5 for each client, against readers alone" in page.words.replace("3.5 epsilon", "epsilon 3.5")
 
 
 @given(st.floats(min_value=1e-6, max_value=1e6))
