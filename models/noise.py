@@ -29,7 +29,7 @@ from tacit.privacy.mechanisms import local_gaussian, local_variance, skellam_sha
 from tacit.privacy.randomness import Keystream
 from tacit.privacy.rotation import coordinate_bound
 from tacit.privacy.secagg.encoding import prepare
-from tacit.privacy.secagg.graph import MILLION, least_survivors
+from tacit.privacy.secagg.graph import MILLION, check_feasible, graph_of, least_survivors
 from tacit.privacy.secagg.layout import Block, Layout
 from tacit.privacy.terms import Cohort, GaussianNoise, GridNoise, Noise, Observer, Place, RecordNoise, Sampling, Terms
 
@@ -41,6 +41,8 @@ DEFAULT_DELTA = 1e-5
 LEAST_STEPS = 4096.0
 # Clients: how much noise the count of unclipped ones gets, as a share of the cohort (Andrew et al. 2021, section 3.1).
 CLIP_BIT_NOISE = 1 / 20
+# Sizes of cohorts that are drawn less often than this, at either end, are taken to be impossible.
+UNLIKELY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def noise_plan(
         cohort: how many clients the round is offered to.
         clients: how many the federation has; what a poisson cohort is drawn from.
         l2_clip: the present clip of one that adapts.
-        noise_multiplier: that of an offer whose noise the coordinator makes, for a client that cannot derive it.
+        noise_multiplier: that of an offer whose noise the coordinator makes, for a client that cannot derive it; where
+            the recipe says one, that is it.
 
     Raises:
         PrivacyError: no noise reaches the target, or too few clients would be left whose noise counts.
@@ -193,6 +196,7 @@ def noise_plan(
         with_spare(training.rounds),
         parameters,
         cohort,
+        training.cohort or cohort if poisson else cohort,
         expected / everybody if poisson else 1.0,
         _abort_probability(recipe.secure_aggregation, expected, everybody) if poisson else 0.0,
         float(training.batch_size),
@@ -214,7 +218,10 @@ def place_of(privacy: PrivacySection) -> Place:
 
 @dataclass(frozen=True)
 class _Shape:
-    """All that a round's noise follows from, but the clip; hashable, so that plans are made once."""
+    """All that a round's noise follows from, but the clip; hashable, so that plans are made once.
+
+    `public_cohort` stands for `cohort` where noise must not show how many chance has drawn.
+    """
 
     privacy: PrivacySection
     thresholds: SecureAggregationSection | None
@@ -222,6 +229,7 @@ class _Shape:
     rounds: int
     parameters: int
     cohort: int
+    public_cohort: int
     sampling_rate: float
     abort_probability: float
     batch_size: float
@@ -259,7 +267,7 @@ def _example_plan(shape: _Shape, clip: float) -> NoisePlan:
 
 def _plain_plan(shape: _Shape, clip: float, given: float | None) -> NoisePlan:
     place = place_of(shape.privacy)
-    multiplier = given or shape.privacy.noise_multiplier or _gaussian_noise(_without_grid(shape))
+    multiplier = shape.privacy.noise_multiplier or given or _gaussian_noise(_without_grid(shape))
     sampling = _sampling(shape) if place == "central" else Sampling()
     terms = Terms("client", place, GaussianNoise(multiplier), shape.delta, clip, Cohort(2), sampling)
     return NoisePlan(terms, shape.horizon, shape.cohort, None, None, 0.0, multiplier)
@@ -275,10 +283,10 @@ def _grid_plan(shape: _Shape, thresholds: SecureAggregationSection, clip: float,
     # Flattening makes room for noise in few bits; without noise on the grid there is room enough.
     reach = clip if central else _reach(clip, shape.parameters)
     blocks = [Block(UPDATE, shape.parameters, reach, scale, rotated=not central)]
-    chosen = given if central and given is not None else privacy.noise_multiplier
+    chosen = privacy.noise_multiplier or (given if central else None)
     if privacy.clip == "adaptive":
         first = _multiplier(shape, integer_bound(clips, scales, shape.parameters), chosen)
-        bit_scale = clip_bit_scale(length, first, max(CLIP_BIT_NOISE * shape.cohort, first))
+        bit_scale = clip_bit_scale(length, first, max(CLIP_BIT_NOISE * shape.public_cohort, first))
         clips, scales = [clip, CLIP_BIT_L2], [scale, bit_scale]
         blocks.append(Block(CLIP_BIT, 1, CLIP_BIT_L2, bit_scale))
     layout = Layout(tuple(blocks))
@@ -310,7 +318,7 @@ def _multiplier(shape: _Shape, bound: IntegerBound, chosen: float | None) -> flo
 
 def _without_grid(shape: _Shape) -> _Shape:
     """Return what Gaussian noise follows from, so that cohorts of other sizes find it made."""
-    return replace(shape, parameters=0, cohort=0, batch_size=1.0, local_steps=1, thresholds=None)
+    return replace(shape, parameters=0, cohort=0, public_cohort=0, batch_size=1.0, local_steps=1, thresholds=None)
 
 
 @lru_cache(maxsize=64)
@@ -332,9 +340,8 @@ def _gaussian_noise(shape: _Shape) -> float:
 
     aborted = shape.rounds * sampling.abort_probability if amplified else 0.0
     if aborted >= shape.delta:
-        raise PrivacyError(
-            f"with a probability of {sampling.abort_probability:.1g} a cohort is too small for a round: more than delta has"
-        )
+        chance = f"{sampling.abort_probability:.1g}"
+        raise PrivacyError(f"with a probability of {chance} a cohort is too small for a round: more than delta has")
     return smallest_noise(event, shape.epsilon, shape.delta - aborted)
 
 
@@ -364,19 +371,25 @@ def _sampling(shape: _Shape) -> Sampling:
     )
 
 
+@lru_cache(maxsize=64)
 def _abort_probability(thresholds: SecureAggregationSection, expected: int, everybody: int) -> float:
-    """Return the chance that a poisson cohort is too small for a round."""
-    least = 1
-    if thresholds.enabled:
-        least = thresholds.min_cohort
-        while least < expected and not _holds(thresholds, least):
-            least += 1
-    return float(stats.binom.cdf(least - 1, everybody, expected / everybody))
+    """Return the chance that a poisson cohort is of a size that no round can have."""
+    drawn = stats.binom(everybody, expected / everybody)
+    low, high = int(drawn.ppf(UNLIKELY)), int(drawn.isf(UNLIKELY))
+    impossible = [size for size in range(low, high + 1) if not _is_possible(thresholds, size)]
+    return min(1.0, 2.0 * UNLIKELY + float(drawn.pmf(impossible).sum()))
 
 
-def _holds(thresholds: SecureAggregationSection, cohort: int) -> bool:
+def _is_possible(thresholds: SecureAggregationSection, size: int) -> bool:
+    """Say whether an offer can be made to so many: that of a masked round is checked as `Offer` checks it."""
+    if not thresholds.enabled:
+        return size > 0
+    if size < thresholds.min_cohort:
+        return False
     try:
-        _cohort(thresholds, cohort)
+        cohort = _cohort(thresholds, size)
+        dropout_ppm = int(thresholds.dropout * MILLION + 0.5)
+        check_feasible(graph_of(size), size, cohort.min_survivors, cohort.colluders, dropout_ppm)
     except PrivacyError:
         return False
     return True

@@ -20,7 +20,7 @@ from tacit.privacy.codec import NO_DIGEST, Verify, sha256
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import Randomness
 from tacit.privacy.secagg.blame import convicted
-from tacit.privacy.secagg.graph import COMPLETE, MILLION, REGULAR, least_survivors, topology
+from tacit.privacy.secagg.graph import MILLION, graph_of, least_survivors, topology
 from tacit.privacy.secagg.layout import Infeasible, Layout
 from tacit.privacy.secagg.offer import ELIDED, MAX_MEMBERS, Offer
 from tacit.privacy.secagg.policy import adversary
@@ -28,7 +28,6 @@ from tacit.privacy.secagg.receipt import Receipt
 from tacit.privacy.secagg.server import ServerRound
 from tacit.server.exchanges import Occasion
 
-COMPLETE_GRAPH_MOST = 200  # members; above, a regular graph keeps the work of each member nearly flat
 MOST_DELIVERIES = 3  # of a receipt that its member never acknowledges
 
 
@@ -140,11 +139,6 @@ class Masking:
 def colluders_in(settings: SecureAggregationSection, cohort: int) -> int:
     """Return c, how many of a cohort may collude with the coordinator."""
     return math.floor(settings.colluding * cohort)
-
-
-def graph_of(cohort: int) -> str:
-    """Return who shares masks with whom: everybody with everybody, unless there are too many for that."""
-    return COMPLETE if cohort <= COMPLETE_GRAPH_MOST else REGULAR
 
 
 def aggregation_facts(recipe: Recipe, clients: int) -> dict[str, Any]:

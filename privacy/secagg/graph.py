@@ -27,8 +27,14 @@ ETA = 20  # bits of correctness: a round fails by bad luck of the graph with a p
 MILLION = 1_000_000
 MAX_COMPLETE = 512  # a complete graph has n^2 shares to carry; above, the regular one is the only choice
 MAX_DEGREE = 1024
+COMPLETE_GRAPH_MOST = 200  # members; above, a regular graph keeps the work of each member nearly flat
 
 _PERMUTATION_LABEL = b"tacit/secagg/1/permutation\0"
+
+
+def graph_of(cohort: int) -> str:
+    """Return who shares masks with whom: everybody with everybody, unless there are too many for that."""
+    return COMPLETE if cohort <= COMPLETE_GRAPH_MOST else REGULAR
 
 
 def allowed_dropouts(members: int, dropout_ppm: int) -> int:

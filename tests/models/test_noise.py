@@ -32,6 +32,7 @@ clip = 0.5
 CENTRAL = ["privacy.noise=central", "privacy.epsilon_against=outsiders"]
 POISSON = ["training.sampling=poisson", "training.cohort=80", "population.clients=400"]
 EXAMPLE = ["privacy.unit=example", "privacy.epsilon=3", "privacy.sample_rate=0.1", "training.local_steps=4"]
+GIVEN = RECIPE.replace("epsilon = 8.0", "noise_multiplier = 0.5")
 SOURCE = SeededRandomness(bytes(32))
 
 
@@ -125,6 +126,30 @@ def test_a_cohort_that_chance_makes_too_small_is_counted_in_delta() -> None:
     settings = ["secure_aggregation.min_cohort=44", "secure_aggregation.dropout=0"]
     sampling = noise_plan(recipe(*CENTRAL, *POISSON, *settings), 650, 80).terms.sampling
     assert sampling.abort_probability == pytest.approx(stats.binom.cdf(43, 400, 0.2))
+
+
+def test_a_cohort_of_a_size_that_no_threshold_fits_is_counted_in_delta() -> None:
+    # Above min_cohort too: of 8, 10, 11, 13, 15 or 20 clients four in ten may not vanish.
+    settings = [*POISSON, "training.cohort=40", "secure_aggregation.dropout=0.4"]
+    sampling = noise_plan(parse_recipe(GIVEN, [CENTRAL[0], *settings]), 650, 40).terms.sampling
+    impossible = [*range(7), 8, 10, 11, 13, 15, 20]
+    assert sampling.abort_probability == pytest.approx(stats.binom.pmf(impossible, 400, 0.1).sum())
+    with pytest.raises(PrivacyError, match="more than delta has"):
+        noise_plan(recipe(*CENTRAL, *settings), 650, 40)
+
+
+def test_noise_is_the_same_however_many_chance_has_drawn() -> None:
+    adaptive = parse_recipe(GIVEN, [CENTRAL[0], *POISSON, "privacy.clip=adaptive"])
+    drawn = [noise_plan(adaptive, 650, cohort, 400) for cohort in (70, 80, 91)]
+    assert len({(plan.noise_multiplier, plan.bound) for plan in drawn}) == 1
+
+
+@pytest.mark.parametrize("masked", ["true", "false"])
+def test_what_a_coordinator_says_of_its_noise_does_not_count_where_the_recipe_says_it(masked: str) -> None:
+    given_ = parse_recipe(GIVEN, [CENTRAL[0], f"secure_aggregation.enabled={masked}"])
+    plan = noise_plan(given_, 650, 100, noise_multiplier=1e6)
+    assert plan.noise_multiplier == 0.5
+    assert plan.event("fellow_clients") == dp_event.GaussianDpEvent(0.5)
 
 
 def test_a_cohort_that_is_often_too_small_is_no_promise() -> None:

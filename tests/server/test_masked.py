@@ -18,20 +18,14 @@ from tacit.privacy.identity import VerifiedSignatures
 from tacit.privacy.randomness import Keystream, SeededRandomness
 from tacit.privacy.secagg.client import ClientRound
 from tacit.privacy.secagg.encoding import encode
+from tacit.privacy.secagg.graph import COMPLETE_GRAPH_MOST, graph_of
 from tacit.privacy.secagg.layout import Infeasible
 from tacit.privacy.secagg.loopback import Loopback
 from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.receipt import Receipt
 from tacit.server.exchanges import Occasion
 from tacit.server.masked import ElidedSum, MaskedTraining, inputs_left, masked_sum
-from tacit.server.masking import (
-    COMPLETE_GRAPH_MOST,
-    MOST_DELIVERIES,
-    Masking,
-    Receipts,
-    aggregation_facts,
-    graph_of,
-)
+from tacit.server.masking import MOST_DELIVERIES, Masking, Receipts, aggregation_facts
 from tacit.server.rounds import Participant, RoundAborted
 
 NAMES = tuple(f"m{at:02d}" for at in range(10))
