@@ -103,7 +103,7 @@ class Gate:
             return
         if scope["type"] != "http":
             return
-        answer = _Answer(send, self._limits.silence_seconds)
+        answer = _Answer(send)
         try:
             application = self._application(scope)
             limits, streaming = self._limits, scope["path"] in self._streaming
@@ -120,8 +120,8 @@ class Gate:
             await application(scope, _replay(b"".join(pieces), receive), answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
-        except (Gone, TimeoutError):
-            await answer.refuse(Refusal(408))
+        except Gone:
+            return
 
     def _application(self, scope: Scope) -> Application:
         path = scope["path"]
@@ -135,17 +135,15 @@ class Gate:
 
 
 class _Answer:
-    """Sends an answer, unless the receiver takes nothing for too long."""
+    """Sends an answer, and knows whether it has begun."""
 
-    def __init__(self, send: Send, silence_seconds: float) -> None:
+    def __init__(self, send: Send) -> None:
         self._send = send
-        self._silence_seconds = silence_seconds
         self._started = False
 
     async def __call__(self, event: Event) -> None:
         self._started = True
-        async with asyncio.timeout(self._silence_seconds):
-            await self._send(event)
+        await self._send(event)
 
     async def refuse(self, refusal: Refusal) -> None:
         if not self._started:
