@@ -16,6 +16,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from tacit.__main__ import COMMANDS, cli
+from tacit.client.asked import CODES
+from tacit.client.policy import Policy
 from tacit.models.data.sources import CONNECTORS
 from tacit.models.errors import InputError
 from tacit.models.recipe import ModelSection, Recipe, StrategySection, recipe_from_dict
@@ -192,6 +194,27 @@ def test_every_bundled_recipe_is_documented() -> None:
     bundled = {entry.name.removesuffix(".toml") for entry in BUNDLED.iterdir() if entry.name.endswith(".toml")}
     introduction = text_of("docs/recipe.md").partition("\n## ")[0]
     assert {first_code(row[0]) for row in rows(introduction)} == bundled
+
+
+# Policies
+
+
+def test_every_key_of_a_policy_is_documented_with_its_default_and_nothing_else_is() -> None:
+    documented = {}
+    for heading, body in sections(text_of("docs/privacy.md")):
+        if table := re.fullmatch(r"`\[(\w+)\]`", heading):
+            documented |= {(table[1], first_code(row[0])): row[1] for row in rows(body)}
+    expected = {}
+    for table, key in Policy.model_fields.items():
+        for name, field in type(key.get_default()).model_fields.items():
+            default = field.get_default()
+            expected[table, name] = "" if default in (None, {}) else f"`{json.dumps(default)}`"
+    assert documented == expected
+
+
+def test_every_code_of_a_refusal_is_documented_in_its_own_words() -> None:
+    refusals = dict(sections(text_of("docs/privacy.md")))["Refusals"]
+    assert {first_code(row[0]): row[1] for row in rows(refusals)} == CODES
 
 
 # Commands
