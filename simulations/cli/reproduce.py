@@ -30,7 +30,7 @@ WEIGHTS = "model.safetensors"
 def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format) -> None:
     """Run a finished simulation again, with the same recipe and cohorts, and compare the weights bit by bit.
 
-    Exits 0 if they are the same, 1 if not. A run whose clients add noise never gives the same weights again.
+    Exits 0 if they are the same, 1 if not. A run whose noise was secret never gives the same weights again.
 
     Example: tacit runs reproduce 20260314-101500-demo
     """
@@ -50,6 +50,7 @@ def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format)
             for attempt in store.rounds(run)
         }
         before = _weights(Registry(store, models), record)
+        repeats = bool(record.summary["privacy"].get("reproducible_noise"))
     try:
         with Progress(quiet=output == "json") as progress:
             again = simulate(
@@ -58,6 +59,7 @@ def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format)
                 db=db,
                 models=models,
                 cohorts=RecordedCohorts(recipe.training, asked),
+                reproducible_noise=repeats,
                 threads=int(record.environment["threads"]),
                 on_start=progress.start,
                 on_round=progress.round,
@@ -101,7 +103,7 @@ def _print(record: RunRecord, repeated: RunRecord, again: Simulation, before: st
     print_table(("", record.run, repeated.run), rows)
     if before == after:
         click.echo("the weights are the same, bit for bit")
-    elif again.summary["privacy"]["unit"] == "none":
+    elif again.summary["privacy"]["unit"] == "none" or again.summary["privacy"]["reproducible_noise"]:
         click.echo("the weights differ")
     else:
         click.echo("the weights differ, as they must: the noise was secret and is drawn anew")
