@@ -118,6 +118,8 @@ def simulate(
         directory = _resumed(store, checked, out) if resume else RunDirectory(out or new_directory(checked))
         threads = _use_threads(checked, directory if resume else None, threads)
         kept = KeptRun(store, Registry(store, models), directory, checked, identity)
+        if resume and not (directory.path / SEED_FILE).is_file():
+            return _sealed(kept)
         plan, initial = kept.starting_point(federation.schema)
         seed = _run_seed(directory.path, checked.seed, resume=resume, reproducible=reproducible_noise)
         reproducible_noise = seed == public_seed(checked.seed)  # a run goes on as it began, whatever is asked for now
@@ -176,9 +178,19 @@ def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
         raise InputError(
             "was started with another recipe", where=f"run {out.name}", right=f"resume with {out}/recipe.toml"
         )
-    if not (out / SEED_FILE).is_file():
+    if not (out / SEED_FILE).is_file() and not (out / "summary.json").is_file():
         raise InputError("its secret seed is gone, so it cannot go on as it began", where=str(out))
     return RunDirectory(out)
+
+
+def _sealed(kept: KeptRun) -> Simulation:
+    """Finish a run that was stopped between the end of its secret seed and its own: all files are there."""
+    summary, rounds = (
+        kept.directory.read_json("summary.json"),
+        kept.directory.write_rounds(kept.store.rounds(kept.name)),
+    )
+    kept.finish(summary)
+    return Simulation(kept.directory.path, summary, tuple(rounds))
 
 
 def _use_threads(recipe: Recipe, resumed: RunDirectory | None, asked: int | None) -> int:

@@ -24,6 +24,7 @@ from tacit.models.spending import run_budget
 from tacit.privacy.codec import sha256
 from tacit.privacy.randomness import Keystream, Randomness, SeededRandomness
 from tacit.privacy.skellam import skellam_sampler
+from tacit.server.kept_run import KeptRun
 from tacit.server.registry import Registry
 from tacit.server.store import open_store
 from tacit.simulations.cli.simulate import simulate as command
@@ -263,6 +264,23 @@ def test_the_secret_seed_is_the_owners_alone_and_in_no_file_that_stays(tmp_path:
     for path in kept:
         data = path.read_bytes()
         assert seed not in data and seed.hex().encode() not in data, path
+
+
+def test_a_run_that_dies_after_its_seed_was_removed_can_still_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: KeptRun, summary: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(KeptRun, "finish", die)
+        run(tmp_path, "half")
+    assert not (tmp_path / "half" / SEED_FILE).exists()
+    finished = run(tmp_path, "half", resume=True)
+    assert finished.summary["rounds_completed"] == ROUNDS == len(finished.rounds) - 1
+    with open_store(str(tmp_path / "t.db")) as store:
+        assert store.get_run("half").status == "finished"
+    assert (tmp_path / "half" / "MANIFEST.sha256").is_file()
 
 
 @pytest.mark.parametrize(("overrides", "repeats"), [(("privacy.noise_cohort=80",), False), ((), True)])
