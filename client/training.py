@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -22,6 +23,7 @@ from tacit.models.private_training import fastest, private_settings, train_local
 from tacit.models.tasks import Task
 from tacit.models.training import LocalResult, LocalTraining, evaluate, resolve_device, train_locally
 from tacit.models.vector import Layout, layout_of, write_vector
+from tacit.models.zoo.frozen import frozen_features, split_frozen
 from tacit.privacy.dp_sgd import Spent
 from tacit.privacy.dp_sgd_passes import Mode
 from tacit.privacy.randomness import Keystream
@@ -44,7 +46,7 @@ class Holdings(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class Prepared:
-    """Rows as tensors on the device, for one set of features."""
+    """Rows as tensors on the device, as what is trained takes them: behind the network's frozen start, if any."""
 
     inputs: Tensor
     targets: Tensor
@@ -56,7 +58,7 @@ class AgentState:
 
     Attributes:
         client: the agent's name in the federation.
-        features: the digest of the features that `prepared` was made with.
+        features: the digest of the features and the network that `prepared` was made with.
         prepared: the training rows, transformed once.
         paid: what the examples have paid for private steps, over all rounds and runs of this process.
     """
@@ -123,12 +125,12 @@ def train(
         ValueError: the plan or the vector cannot be used.
         TrainingDiverged: the loss or the weights stopped being finite.
     """
-    features = _features(plan)
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = float32_vector(instruction.arrays, "vector", layout.size)
-    state = _prepare(state, plan, features, holdings, task, device)
+    state = _prepare(state, plan, holdings, model, task, device)
     if state.prepared is None:
         raise Refused("no rows")
+    model, layout = _trained(model, layout)
     settings = plan.recipe.training
     result = train_locally(
         model,
@@ -164,9 +166,10 @@ def train_examples(
     """Train as `train` does, under a promise about each of the agent's examples; raises what that does."""
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = float32_vector(instruction.arrays, "vector", layout.size)
-    state = _prepare(state, plan, _features(plan), holdings, task, device)
+    state = _prepare(state, plan, holdings, model, task, device)
     if state.prepared is None:
         raise Refused("no rows")
+    model, layout = _trained(model, layout)
     inputs, targets = state.prepared.inputs, state.prepared.targets
     settings = private_settings(promised, plan.recipe.training)
     settings = replace(settings, mode=bench.mode(lambda: fastest(model, task, inputs, targets, settings)))
@@ -193,13 +196,28 @@ def _features(plan: Plan) -> Features:
 
 
 def _prepare(
-    state: AgentState, plan: Plan, features: Features, holdings: Holdings, task: Task, device: torch.device
+    state: AgentState, plan: Plan, holdings: Holdings, model: nn.Module, task: Task, device: torch.device
 ) -> AgentState:
-    if state.prepared is not None and state.features == features.digest:
+    features = _features(plan)
+    digest = features.digest
+    start, _ = split_frozen(model)
+    if len(start) and plan.architecture is not None:
+        digest += json.dumps(plan.architecture.to_json_dict(), sort_keys=True)
+    if state.prepared is not None and state.features == digest:
         return state
     rows = holdings.training(plan)
-    prepared = _tensors(rows, features, task, device) if len(rows) else None
-    return replace(state, features=features.digest, prepared=prepared)
+    prepared = None
+    if len(rows):
+        held = _tensors(rows, features, task, device)
+        # Nothing trains it, so it is computed once for each row and not once for each step.
+        prepared = Prepared(frozen_features(start, held.inputs), held.targets)
+    return replace(state, features=digest, prepared=prepared)
+
+
+def _trained(model: nn.Module, layout: Layout) -> tuple[nn.Module, Layout]:
+    """Return what is trained of a network, behind its frozen start: its vector is the network's own."""
+    _, rest = split_frozen(model)
+    return rest, layout if rest is model else layout_of(rest)
 
 
 def _tensors(rows: Rows, features: Features, task: Task, device: torch.device) -> Prepared:
