@@ -3,15 +3,19 @@
 `open_store` gives a `Store`; what goes in and comes out are the frozen records of `tacit.server.store.records`.
 """
 
-from tacit.server.store.errors import LedgerConflict, RoundAlreadyCommitted, StoreUnavailable
+from tacit.server.store.errors import EnrolmentConflict, LedgerConflict, RoundAlreadyCommitted, StoreUnavailable
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
     CheckpointRef,
+    ClientRecord,
+    InvitationRecord,
     KeyRecord,
     LedgerLine,
     ModelSummary,
     ModelVersion,
+    NewClient,
+    NewInvitation,
     NewKey,
     NewModelVersion,
     NewRun,
@@ -25,11 +29,16 @@ __all__ = [
     "AliasChange",
     "AuditEntry",
     "CheckpointRef",
+    "ClientRecord",
+    "EnrolmentConflict",
+    "InvitationRecord",
     "KeyRecord",
     "LedgerConflict",
     "LedgerLine",
     "ModelSummary",
     "ModelVersion",
+    "NewClient",
+    "NewInvitation",
     "NewKey",
     "NewModelVersion",
     "NewRun",

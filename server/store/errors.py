@@ -38,5 +38,9 @@ class LedgerConflict(Exception):
         )
 
 
+class EnrolmentConflict(Exception):
+    """An invitation, a name or a key was taken, or a client has changed, since it was read; nothing was written."""
+
+
 class StoreUnavailable(Exception):
     """The database cannot be used now (locked, full, unreachable); nothing of the transaction was applied."""

@@ -11,6 +11,7 @@ RunStatus = Literal["running", "interrupted", "finished", "failed", "stopped"]
 RoundOutcome = Literal["committed", "aborted"]
 ParticipationOutcome = Literal["reported", "dropped", "late", "refused", "selected"]
 Scope = Literal["predict", "read", "admin"]
+ClientState = Literal["active", "revoked"]
 
 RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 ROUND_OUTCOMES: tuple[RoundOutcome, ...] = get_args(RoundOutcome)
@@ -180,6 +181,59 @@ class AuditEntry:
     action: str
     subject: str
     details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NewInvitation:
+    """An invitation that is about to be handed out.
+
+    Attributes:
+        invitation: its number in hex.
+        name: who may enrol with it.
+        organisation: which organisation must sign, and with which key; empty and None for a member of its own.
+        organisation_key: see there.
+        proof_key: the public key that verifies proofs of its secret.
+        expires_at: from when on it is void.
+    """
+
+    invitation: str
+    name: str
+    organisation: str
+    organisation_key: bytes | None
+    proof_key: bytes
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class InvitationRecord(NewInvitation):
+    """An invitation as the store knows it; `used_by` is the key that was enrolled with it."""
+
+    created_at: datetime
+    used_at: datetime | None
+    used_by: bytes | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class NewClient:
+    """Somebody who is about to be enrolled; `certificate` holds the very bytes that were signed."""
+
+    public_key: bytes
+    name: str
+    organisation: str
+    organisation_key: bytes
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class ClientRecord(NewClient):
+    """A key that was enrolled; `reason` says why it was revoked, if it was."""
+
+    state: ClientState
+    reason: str
+    enrolled_at: datetime
+    renewed_at: datetime | None
+    revoked_at: datetime | None
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,20 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from tacit.server.store import audit, keys, ledgers, models, runs
+from tacit.server.store import audit, keys, ledgers, members, models, runs
 from tacit.server.store.engine import WRITES, connect, parse_url, shown
 from tacit.server.store.errors import StoreUnavailable
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
+    ClientRecord,
+    InvitationRecord,
     KeyRecord,
     LedgerLine,
     ModelSummary,
     ModelVersion,
+    NewClient,
+    NewInvitation,
     NewKey,
     NewModelVersion,
     NewRun,
@@ -231,6 +235,88 @@ class Store:
         """Return every move of every alias of a model, oldest first."""
         with self._read() as session:
             return models.alias_history(session, name)
+
+    # Members
+
+    def invite(self, new: NewInvitation, *, actor: str = COORDINATOR) -> InvitationRecord:
+        """Add an invitation; whatever was open for the same name is void from now on.
+
+        Raises:
+            InputError: a client has the name already.
+        """
+        with self._write() as (session, now):
+            record = members.invite(session, new, now)
+            details = {
+                "invitation": new.invitation,
+                "organisation": new.organisation,
+                "until": new.expires_at.isoformat(),
+            }
+            audit.append(session, actor, "invitation.create", new.name, details, now)
+            return record
+
+    def invitation(self, number: str) -> InvitationRecord | None:
+        """Return an invitation by its number in hex, None if there is none."""
+        with self._read() as session:
+            return members.get_invitation(session, number)
+
+    def list_invitations(self) -> list[InvitationRecord]:
+        """Return every invitation, also those that were used or revoked, oldest first."""
+        with self._read() as session:
+            return members.list_invitations(session)
+
+    def enrol_client(self, invitation: str, new: NewClient) -> ClientRecord:
+        """Add a client and use up its invitation.
+
+        Raises:
+            EnrolmentConflict: the invitation is not open any more, or the name or the key was taken.
+        """
+        with self._write() as (session, now):
+            record = members.enrol(session, invitation, new, now)
+            details = {"invitation": invitation, "public_key": new.public_key.hex(), "organisation": new.organisation}
+            audit.append(session, COORDINATOR, "client.enrol", new.name, details, now)
+            return record
+
+    def renew_client(self, public_key: bytes, certificate: bytes, *, instead_of: bytes) -> ClientRecord:
+        """Give an active client a new certificate in place of the one that it has.
+
+        Raises:
+            EnrolmentConflict: it has another one by now, is revoked or unknown.
+        """
+        with self._write() as (session, now):
+            record = members.renew(session, public_key, certificate, instead_of, now)
+            audit.append(session, COORDINATOR, "client.renew", record.name, {"public_key": public_key.hex()}, now)
+            return record
+
+    def revoke_member(
+        self, name: str, reason: str = "", *, actor: str = COORDINATOR
+    ) -> tuple[ClientRecord | None, list[InvitationRecord]]:
+        """Let the client of this name take part no longer, and void the invitations that are open for it.
+
+        Returns:
+            The client that was active, None if there was none, and the invitations that were open.
+
+        Raises:
+            InputError: nobody of this name is active or invited.
+        """
+        with self._write() as (session, now):
+            client, invitations = members.revoke(session, name, reason, now)
+            details = {
+                "reason": reason,
+                "public_key": client.public_key.hex() if client else None,
+                "invitations": [one.invitation for one in invitations],
+            }
+            audit.append(session, actor, "client.revoke", name, details, now)
+            return client, invitations
+
+    def client(self, public_key: bytes) -> ClientRecord | None:
+        """Return the client that a key was enrolled for, also a revoked one; None for an unknown key."""
+        with self._read() as session:
+            return members.get_client(session, public_key)
+
+    def list_clients(self) -> list[ClientRecord]:
+        """Return every client, also the revoked ones, in the order of their enrolment."""
+        with self._read() as session:
+            return members.list_clients(session)
 
     # API keys
 

@@ -24,6 +24,7 @@ ModelName = String(200)
 Sha256Hex = String(64)
 PopulationName = String(200)
 UnitWord = String(16)
+MemberName = String(64)
 
 
 class Base(DeclarativeBase):
@@ -186,6 +187,52 @@ class LedgerRecordRow(Base):
     unit: Mapped[str] = mapped_column(UnitWord, primary_key=True)
     counter: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     line: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ClientRow(Base):
+    """A key that was enrolled under a name; it is never removed, so that a revoked key stays revoked."""
+
+    __tablename__ = "clients"
+    __table_args__ = (UniqueConstraint("public_key"),)
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    public_key: Mapped[bytes] = mapped_column(LargeBinary)
+    name: Mapped[str] = mapped_column(MemberName)
+    organisation: Mapped[str] = mapped_column(MemberName)
+    organisation_key: Mapped[bytes] = mapped_column(LargeBinary)
+    certificate: Mapped[bytes] = mapped_column(LargeBinary)
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(FreeText)
+    enrolled_at: Mapped[datetime]
+    renewed_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+# A name is one client's at a time, whatever the code above it does; whoever was revoked leaves it to a new key.
+Index(
+    "uq_clients_active_name",
+    ClientRow.name,
+    unique=True,
+    sqlite_where=ClientRow.state == "active",
+    postgresql_where=ClientRow.state == "active",
+)
+
+
+class InvitationRow(Base):
+    """An invitation: the key that verifies proofs of its secret, never the secret."""
+
+    __tablename__ = "invitations"
+
+    invitation: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(MemberName, index=True)
+    organisation: Mapped[str] = mapped_column(MemberName)
+    organisation_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    proof_key: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+    used_by: Mapped[bytes | None] = mapped_column(LargeBinary)
+    revoked_at: Mapped[datetime | None]
 
 
 class KeyRow(Base):
