@@ -44,7 +44,14 @@ class Costs:
 
 
 def spent_costs(
-    recipe: Recipe, parameters: int, clients: int, rounds: Sequence[Spent], delta: float | None = None
+    recipe: Recipe,
+    parameters: int,
+    clients: int,
+    rounds: Sequence[Spent],
+    delta: float | None = None,
+    *,
+    taken: int = 0,
+    drawn: int = 0,
 ) -> Costs:
     """Return what rounds cost the client, or the example, that they cost most.
 
@@ -57,18 +64,26 @@ def spent_costs(
         clients: how many the federation has.
         rounds: what was released.
         delta: what the epsilons are stated at; the recipe's unless told otherwise.
+        taken: how often the client took part that did so most often, as far as is known; more than it should, counts.
+        drawn: how many cohorts were drawn, where that is more than the rounds: one of chance may have been too small.
 
     Raises:
         PrivacyError: a round had fewer survivors than its promise allows.
     """
     plans = [(noise_plan(recipe, parameters, one.cohort, clients), one.survivors) for one in rounds]
-    most = with_spare(recipe.privacy.max_participations or recipe.training.rounds)
-    usual, replaced = ({o: _observed(plans, o, most, one, delta) for o in OBSERVERS} for one in (False, True))
+    most = max(taken, with_spare(recipe.privacy.max_participations or recipe.training.rounds))
+    drawn = max(drawn, len(plans))
+    usual, replaced = ({o: _observed(plans, o, most, drawn, one, delta) for o in OBSERVERS} for one in (False, True))
     return Costs(usual, replaced, min(len(plans), most))
 
 
 def _observed(
-    plans: Sequence[tuple[NoisePlan, int]], observer: Observer, most: int, replacement: bool, delta: float | None
+    plans: Sequence[tuple[NoisePlan, int]],
+    observer: Observer,
+    most: int,
+    drawn: int,
+    replacement: bool,
+    delta: float | None,
 ) -> Cost:
     if not plans:
         return Cost(0.0, delta or 0.0, "rdp")
@@ -90,7 +105,7 @@ def _observed(
     if observer != "outsiders" or terms.unit != "client" or terms.sampling.not_amplified_because():
         return unamplified
     event = in_sequence([plan.event(observer, survivors) for plan, survivors in plans])
-    aborted = len(plans) * terms.sampling.abort_probability
+    aborted = drawn * terms.sampling.abort_probability
     return min(cost(event, stated, adjacency, aborted), unamplified, key=lambda either: either.epsilon)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tacit.models.noise import NoisePlan, noise_plan, place_of
+from tacit.models.plan import decode_plan
+from tacit.models.preparation import has_public_features
 from tacit.models.recipe import Recipe
 from tacit.models.spending import MECHANISM_WORDS, Costs, spent_costs
 from tacit.privacy.accounting import Cost
@@ -27,8 +29,7 @@ STATEMENT_ALONE = frozenset(
 NOT_COVERED = (
     "who took part, who dropped out or refused, and how long it took",
     "the number of survivors of each round",
-    "selection on and metrics of the public validation and test rows",
-    "statistics of tabular columns and their labels, which are exact sums over all clients",
+    "selection on and metrics of the public validation and test rows, and metrics of the clients' own test rows",
     "several clients that hold data of the same person: what they cost adds up",
 )
 
@@ -80,6 +81,15 @@ def privacy_statement(recipe: Recipe, state: RunState, about: Circumstances) -> 
     return common | _promise(recipe, state, about, seen)
 
 
+def _statistics(recipe: Recipe, state: RunState) -> list[str]:
+    """Return what the preparation asked of the clients without any noise, if it did."""
+    if recipe.model.init or has_public_features(decode_plan(state.plan).schema):
+        return []
+    masked = recipe.secure_aggregation.enabled and recipe.secure_aggregation.mode == "real"
+    how = "which are exact sums over all clients" if masked else "exact and seen client by client"
+    return [f"the statistics of columns and labels that the features follow from, {how}"]
+
+
 def _seen(recipe: Recipe) -> str:
     settings, promised = recipe.secure_aggregation, recipe.privacy.unit != "none"
     if not settings.enabled:
@@ -114,8 +124,8 @@ def _trust(recipe: Recipe, facts: dict[str, Any]) -> dict[str, str]:
 
 def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -> dict[str, Any]:
     parameters, clients = state.vector.size, about.clients
-    costs = spent_costs(recipe, parameters, clients, state.spent)
-    plan = noise_plan(recipe, parameters, max(one.cohort for one in state.spent), clients, l2_clip=state.l2_clip)
+    costs = _costs(recipe, state, clients)
+    plan = noise_plan(recipe, parameters, _public_cohort(recipe, state, clients), clients, l2_clip=state.l2_clip)
     terms, usual = plan.terms, costs.by_observer
     finite = [one for one in usual.values() if math.isfinite(one.epsilon)]
     sampling = terms.sampling
@@ -158,7 +168,7 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
         if plan.share_variance
         else "noise in float64 from four added 52-bit uniforms each; no proof covers its last bits",
         "assumptions": _assumptions(plan, about),
-        "not_covered": list(NOT_COVERED),
+        "not_covered": [*NOT_COVERED, *_statistics(recipe, state)],
         "audit": "the code that adds the noise is attacked with a canary over thousands of rounds in Tacit's own tests;"
         " this run was not",
     }
@@ -166,7 +176,10 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
         return promise | {"sentence": f"The noise can be repeated and subtracted: nothing is promised, and {seen}."}
     if not finite:
         return promise | {"sentence": f"So little noise was added that it bounds nothing, and {seen}."}
-    return promise | _numbers(recipe, state, costs, about) | {"sentence": _sentence(plan, costs, seen)}
+    sentence = _sentence(plan, costs, seen)
+    for released in _statistics(recipe, state):
+        sentence += f" Not covered: {released}."
+    return promise | _numbers(recipe, state, costs, about) | {"sentence": sentence}
 
 
 def _numbers(recipe: Recipe, state: RunState, costs: Costs, about: Circumstances) -> dict[str, Any]:
@@ -187,11 +200,23 @@ def privacy_profile(recipe: Recipe, state: RunState, clients: int) -> list[dict[
     """Return the epsilons of the same rounds at other deltas."""
     rows = []
     for delta in PROFILE_DELTAS:
-        costs = spent_costs(recipe, state.vector.size, clients, state.spent, delta).by_observer
+        costs = _costs(recipe, state, clients, delta).by_observer
         row: dict[str, float | None] = {"delta": delta}
         row |= {observer: _epsilon(one) for observer, one in costs.items()}
         rows.append(row)
     return rows
+
+
+def _costs(recipe: Recipe, state: RunState, clients: int, delta: float | None = None) -> Costs:
+    taken, drawn = max(state.taken.values(), default=0), recipe.training.rounds
+    return spent_costs(recipe, state.vector.size, clients, state.spent, delta, taken=taken, drawn=drawn)
+
+
+def _public_cohort(recipe: Recipe, state: RunState, clients: int) -> int:
+    """Return the cohort that thresholds are stated for: the expected one where nobody may know how many were drawn."""
+    if recipe.training.sampling == "poisson" and place_of(recipe.privacy) == "central":
+        return min(recipe.training.cohort or clients, clients)
+    return max(one.cohort for one in state.spent)
 
 
 def _epsilon(one: Cost) -> float | None:
@@ -236,8 +261,12 @@ def _sentence(plan: NoisePlan, costs: Costs, seen: str) -> str:
     epsilon = math.ceil(cost.epsilon * 1000) / 1000
     factor = f"by a factor of at most e^{epsilon:g}, except with probability {cost.delta:g}"
     seeing = "a reader of the model" if place == "central" else "the coordinator or a reader of the model"
-    whom = f"anything {seeing} can see"
-    what = "Whether any one client took part" if unit == "client" else "Whether any one record of a client was there"
+    whom = f"anything {seeing} can see of the updates"
+    what = (
+        "Whether any one client's update counted or was zero"
+        if unit == "client"
+        else "Whether any one record of a client was there"
+    )
     central = " The coordinator, who makes the noise, is bounded by nothing." if place == "central" else ""
     doubt = f"HYPOTHETICAL, as if {plan.noise_cohort} clients took part in every round: " if plan.noise_cohort else ""
     return f"{doubt}{what} changes the probability of {whom} {factor}; and {seen}.{central}"
