@@ -27,11 +27,13 @@ from tacit.client import contribution as contribution_module
 from tacit.client.agent import Agent
 from tacit.client.training import AgentState, Workbench
 from tacit.models import noise as noise_module
+from tacit.models.messages import Instruction
 from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.plan import Plan
 from tacit.models.preparation import preparation_sums, prepared_plan
 from tacit.models.recipe import parse_recipe
 from tacit.models.training import LocalResult
+from tacit.privacy import dp_sgd_passes as passes_module
 from tacit.privacy.clipping import clip_l2
 from tacit.privacy.events import SkellamDpEvent
 from tacit.privacy.mechanisms import local_gaussian, skellam_share, standard_normals
@@ -211,3 +213,64 @@ def test_the_audit_notices_drop_outs_and_colluders_that_are_counted_as_noise(mon
     assert shares == len(rounds.answering) - len(COLLUDERS)
     everybody = event.variance * CLIENTS / shares
     assert lower_bound_on_mu(*audit(rounds, monkeypatch)) > event.l2_sensitivity / math.sqrt(everybody)
+
+
+# One record of one client ---------------------------------------------------------------------------------------------
+
+EXAMPLE = (
+    *PLAIN,
+    "privacy.unit=example",
+    "privacy.noise_multiplier=1",
+    "privacy.sample_rate=1.0",
+    "privacy.clip=0.1",
+    "training.local_steps=1",
+    "training.batch_size=20",
+)
+STEP_LENGTH = 0.3 * 0.1 / 20  # learning rate, clip, and the public number that sums are divided by
+
+
+def record_scores(canary: bool, weaker: float, patch: pytest.MonkeyPatch) -> np.ndarray:
+    """Return where one record is looked for in private updates, in the length of its clipped gradient."""
+    rows = some_rows(20)
+    kept = np.arange(20) if canary else np.arange(1, 20)
+    bench, nobody = Workbench(), np.empty(0, np.int64)
+    plans = {}
+    for noise in ("1", "0.000001"):
+        overrides = [f"population.clients={CLIENTS}", *EXAMPLE, f"privacy.noise_multiplier={noise}"]
+        unprepared = Plan(parse_recipe(RECIPE, overrides), SCHEMA)
+        plans[noise] = prepared_plan(unprepared, preparation_sums(rows, SCHEMA), CLIENTS, outputs=2, proximal_mu=0.0)
+
+    def updates(noise: str, part: np.ndarray, trials: range) -> np.ndarray:
+        agent = Agent("c0", SimulatedHoldings(rows, part, None, nobody), bench, SeededRandomness(b"record" + bytes(26)))
+        architecture = plans[noise].architecture
+        assert architecture is not None
+        start = np.zeros(sum(parameter.numel() for parameter in architecture.build(0).parameters()), np.float32)
+        encoded, found = plans[noise].encode(), []
+        for trial in trials:
+            reply = agent.handle(Instruction("train", "audit", trial, 0, encoded, arrays={"vector": start}))
+            assert reply.outcome == "ok", reply.reason
+            found.append(reply.arrays["update"].astype(np.float64))
+        return np.array(found)
+
+    # The attacker knows all other records, and the one that it looks for.
+    (without,) = updates("0.000001", np.arange(1, 20), range(1, 2))
+    direction = updates("0.000001", np.arange(20), range(1, 2))[0] - without
+    assert np.linalg.norm(direction) == pytest.approx(STEP_LENGTH, rel=1e-3)  # the canary's gradient is clipped
+    normals = passes_module.normals
+    patch.setattr(passes_module, "normals", lambda words, count, device: weaker * normals(words, count, device))
+    released = updates("1", kept, range(1 + TRIALS * canary, 1 + TRIALS * (1 + canary)))
+    scores: np.ndarray = (released - without) @ direction / (direction @ direction)
+    return scores
+
+
+@pytest.mark.parametrize("weaker", [1.0, WEAKER])
+def test_a_record_is_no_easier_to_find_than_is_accounted_and_the_audit_notices_if_it_were(
+    weaker: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = []
+    for canary in (False, True):
+        with monkeypatch.context() as patch:
+            scores.append(record_scores(canary, weaker, patch))
+    # One step at noise multiplier one, of which every record is a part: the Gaussian mechanism, mu = 1.
+    assert (lower_bound_on_mu(*scores) <= 1.0) == (weaker == 1.0)
+    assert scores[1].mean() - scores[0].mean() == pytest.approx(1.0, abs=5 * math.sqrt(2 / TRIALS))
