@@ -44,7 +44,7 @@ unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(STAMP)  ## Run the tests that take minutes, real data and real processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile
 
 clean:  ## Remove the environment and what runs left behind
 	rm -rf $(VENV) runs models-store tacit.db tacit.db-wal tacit.db-shm build dist
