@@ -99,7 +99,8 @@ def round_figures(name: str, rounds: int) -> list[Figure]:
         f"bound {bound:g}",
         bound,
         f"{AGENTS} agents on {os.cpu_count()} cores, {measured.parameters} parameters, five exchanges with masks and "
-        f"noise, one step of training each; median of {rounds}, the coordinator's memory at most {peak:.0f} MB",
+        f"noise, one step of training each; median of {rounds}, {measured.processor_seconds:.1f} processor seconds of "
+        f"all parties a round, the coordinator's memory at most {peak:.0f} MB",
     )
     if name != IDLE_AFTER:
         return [seconds]
@@ -113,9 +114,17 @@ def round_figures(name: str, rounds: int) -> list[Figure]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run took: seconds of each round but the first, and an agent's memory and processor when it was over."""
+    """What a run took.
+
+    Attributes:
+        seconds: of each round but the first.
+        processor_seconds: of all parties in one of these, which other work on the machine does not change.
+        parameters: of the model.
+        idle_mb, idle_percent: an agent's memory and part of a core when the run was over.
+    """
 
     seconds: list[float]
+    processor_seconds: float
     parameters: int
     idle_mb: float
     idle_percent: float
@@ -130,7 +139,7 @@ def measure(recipe: Recipe) -> Measured:
     federation, seed = build_federation(recipe), os.urandom(32)
     masking = enrol(federation, recipe, SeededRandomness(seed))
     members = Loopback.generate(federation.names.values(), SeededRandomness(seed)).members
-    plan, reports = Plan(recipe, federation.schema), list[RoundReport]()
+    plan, reports, spent = Plan(recipe, federation.schema), list[RoundReport](), list[float]()
     parameters = check_network(plan)
     federation.agents.clear()  # theirs is another process
     identity = Identity(os.urandom(32))
@@ -150,6 +159,11 @@ def measure(recipe: Recipe) -> Measured:
                 if time.monotonic() > until:
                     raise TimeoutError("the agents did not start in time")
                 time.sleep(0.1)
+
+            def after(report: RoundReport) -> None:
+                reports.append(report)
+                spent.append(time.process_time() + sum(map(_processor_seconds, _children(parent))))
+
             Run(
                 "run",
                 plan,
@@ -158,27 +172,33 @@ def measure(recipe: Recipe) -> Measured:
                 DrawnCohorts("run", recipe.training, SeededRandomness(os.urandom(32))),
                 masking,
                 open_budget(store, recipe, "run", parameters, AGENTS, identity, repeatable=True),
-                on_round=reports.append,
+                on_round=after,
             ).execute()
             idle_mb, idle_percent = _idle(parent)
     seconds = [report.seconds for report in reports if report.committed and report.number > 1]
-    return Measured(seconds, parameters, idle_mb, idle_percent)
+    per_round = (spent[-1] - spent[1]) / (len(spent) - 2)  # the preparation and the first round left out
+    return Measured(seconds, per_round, parameters, idle_mb, idle_percent)
+
+
+def _children(parent: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def _processor_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _idle(parent: int) -> tuple[float, float]:
     """Return the memory of one agent beyond that of PyTorch in MB, and its part of a core in percent."""
-    agent = int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
+    agent = _children(parent)[0]
     bare = "import torch, pathlib; print(pathlib.Path('/proc/self/statm').read_text().split()[1])"
     imported = int(subprocess.check_output([sys.executable, "-c", bare]))  # noqa: S603 - our own words
     pages = int(Path(f"/proc/{agent}/statm").read_text().split()[1])
 
-    def ticks() -> int:
-        fields = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-
-    before = ticks()
+    before = _processor_seconds(agent)
     time.sleep(IDLE_SECONDS)
-    spent = (ticks() - before) / os.sysconf("SC_CLK_TCK")
+    spent = _processor_seconds(agent) - before
     return (pages - imported) * resource.getpagesize() / 1e6, 100 * spent / IDLE_SECONDS
 
 
