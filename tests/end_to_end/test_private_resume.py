@@ -152,7 +152,9 @@ def check_population(killing: Killing) -> None:
     lines = killing.lines("killed.db")
     assert killing.lines("tacit.db")[: len(lines)] == lines
     if before is not None:
-        assert after.committed("assured").divergence >= before.committed("assured").divergence
+        # An open reservation is at the fewest survivors, and may be spent at less; what is spent stays spent.
+        assert after.spent("assured").divergence >= before.spent("assured").divergence
+        assert set(before.waiting) <= after.settled - after.voided
     paid = after.settled - after.voided
     for number, attempt, outcome in killing.rounds():
         if outcome == "committed" and number:
