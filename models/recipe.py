@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tacit.models.errors import InputError
 from tacit.models.spelling import nearest, unknown
 
+MOST = 10**9  # of rounds, steps, clients or anything else that is counted: more is a slip, and overflows somewhere
+
 
 class Section(BaseModel):
     """A table of the recipe: strict types, no unknown keys, no change after parsing."""
@@ -43,7 +45,7 @@ class DataSection(Section):
 class PopulationSection(Section):
     """Who holds which rows in a simulation, and whose privacy ledger pays for what is released about them."""
 
-    clients: int | None = Field(default=None, ge=1)
+    clients: int | None = Field(default=None, ge=1, le=MOST)
     partition: Literal["iid", "dirichlet", "shards", "by-file", "by-column"] = "iid"
     alpha: float = Field(default=0.5, gt=0)
     shards_per_client: int = Field(default=2, ge=1)
@@ -70,11 +72,11 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """How a round trains and when it counts."""
 
-    rounds: int = Field(default=20, ge=1)
-    cohort: int | None = Field(default=None, ge=1)
-    local_epochs: int = Field(default=1, ge=1)
-    local_steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    rounds: int = Field(default=20, ge=1, le=MOST)
+    cohort: int | None = Field(default=None, ge=1, le=MOST)
+    local_epochs: int = Field(default=1, ge=1, le=MOST)
+    local_steps: int | None = Field(default=None, ge=1, le=MOST)
+    batch_size: int = Field(default=32, ge=1, le=MOST)
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.05, gt=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -112,12 +114,12 @@ class PrivacySection(Section):
     noise: Literal["distributed", "central", "local"] | None = None
     epsilon: float | None = Field(default=None, gt=0)
     epsilon_against: Literal["coordinator", "outsiders"] | None = None
-    noise_multiplier: float | None = Field(default=None, gt=0)
-    max_participations: int | None = Field(default=None, ge=1)
+    noise_multiplier: float | None = Field(default=None, gt=0, le=1e6)
+    max_participations: int | None = Field(default=None, ge=1, le=MOST)
     delta: float | None = Field(default=None, gt=0, lt=1)
-    clip: Annotated[float, Field(gt=0)] | Literal["adaptive"] | None = None
-    noise_cohort: int | None = Field(default=None, ge=0)
-    sample_rate: float | None = Field(default=None, gt=0, le=1)
+    clip: Annotated[float, Field(ge=1e-6, le=1e6)] | Literal["adaptive"] | None = None
+    noise_cohort: int | None = Field(default=None, ge=0, le=MOST)
+    sample_rate: float | None = Field(default=None, ge=1e-9, le=1)
 
 
 class EvaluationSection(Section):
@@ -371,6 +373,12 @@ def _refused_clients(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
         bool(privacy.noise_cohort) and place == "local",
         "privacy.noise_cohort means nothing to local noise, which relies on nobody",
         "leave it out",
+    )
+    training = recipe.training
+    yield (
+        training.sampling == "poisson" and (privacy.max_participations or training.rounds) < training.rounds,
+        "privacy.max_participations cannot be kept by poisson cohorts, which may draw anyone in any round",
+        "leave it out, or set training.sampling = 'fixed'",
     )
     yield privacy.sample_rate is not None, "privacy.sample_rate is for unit 'example'", "leave it out"
 

@@ -97,8 +97,8 @@ def _seen(recipe: Recipe) -> str:
         return f"the coordinator saw {single}; only the rows themselves stayed where they were"
     if settings.mode == "elided":
         return (
-            "masks were left out, as only a simulation may: the same integers were added up in the open, and nothing"
-            " hid a single update"
+            "masks were left out, as only a simulation may: the same integers were added up in the open, nothing hid a"
+            " single update, and the numbers are those of the same run with masks"
         )
     return f"the coordinator saw updates only as sums over at least {settings.min_cohort} clients"
 
@@ -166,7 +166,7 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
         else "noise, rounding, masks and cohorts from the operating system's entropy, through AES-256 in counter mode",
         "floating_point": "integers on a grid, checked against the bound that is accounted"
         if plan.share_variance
-        else "noise in float64 from four added 52-bit uniforms each; no proof covers its last bits",
+        else "noise in float64 from several 52-bit uniforms each; no proof covers its last bits",
         "assumptions": _assumptions(plan, about),
         "not_covered": [*NOT_COVERED, *_statistics(recipe, state)],
         "audit": "the code that adds the noise is attacked with a canary over thousands of rounds in Tacit's own tests;"

@@ -18,7 +18,7 @@ from tacit.models.plan import decode_plan
 from tacit.models.recipe import Recipe, read_recipe
 from tacit.models.training import resolve_device
 from tacit.privacy.randomness import KEY_BYTES
-from tacit.server.budget import open_budget
+from tacit.server.budget import Budget, open_budget
 from tacit.server.checkpoints import RunState
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
@@ -131,13 +131,19 @@ def simulate(
         check_promise(checked, clients, parameters, reproducible_noise=reproducible_noise)
         for agent in federation.agents.values():
             agent.draw_from(randomness)
+
+        def paid() -> Budget:
+            return open_budget(store, checked, kept.name, parameters, clients, identity, repeatable=True)
+
+        promised, named = checked.privacy.unit != "none", bool(checked.population.ledger)
+        # A ledger that cannot be used must leave no half of a run behind; one of the run's own comes with it.
+        budget = paid() if promised and named else None
         if not resume:
             kept.begin(environment(device, threads), {SEED_FILE: seed})
         with kept.running():
             on_start(checked, federation, directory.path)
-            budget = None
-            if checked.privacy.unit != "none":
-                budget = open_budget(store, checked, kept.name, parameters, clients, identity, repeatable=True)
+            if promised and budget is None:
+                budget = paid()
             validate = CentralEvaluator(federation.validation) if federation.validation is not None else None
 
             def execute(transport: Transport) -> RunState:

@@ -60,9 +60,8 @@ def privacy_curve(points: Sequence[Point]) -> Plot:
     ):
         kind = [one for one in promised if one.hypothetical == hypothetical]
         if kind:
-            axes.plot(
-                [one.epsilon for one in kind], [one.accuracy for one in kind], color=colour, marker=marker, label=word
-            )
+            epsilons, accuracies = [one.epsilon or 0.0 for one in kind], [one.accuracy for one in kind]
+            axes.plot(epsilons, accuracies, color=colour, marker=marker, label=word)
         for one in kind:
             axes.annotate(
                 f"{one.accuracy:.3f}", (one.epsilon or 0.0, one.accuracy), textcoords="offset points", xytext=(4, -11)

@@ -330,6 +330,7 @@ PROMISES = {
     CLIENT_LEVEL + '[strategy]\nweighting = "examples"': "would show how many examples a client has",
     CLIENT_LEVEL + 'noise = "central"': "central noise is worth nothing against the coordinator",
     CLIENT_LEVEL + 'noise = "local"\nnoise_cohort = 1000': "means nothing to local noise",
+    CLIENT_LEVEL + 'max_participations = 3\n[training]\nsampling = "poisson"': "which may draw anyone in any round",
     CLIENT_LEVEL + "sample_rate = 0.1": "privacy.sample_rate is for unit 'example'",
     CLIENT_LEVEL
     + 'noise = "local"\nclip = "adaptive"\n[secure_aggregation]\nenabled = false': "whether it was clipped",
