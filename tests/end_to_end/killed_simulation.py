@@ -27,7 +27,7 @@ from tacit.simulations.enrolment import enrol
 from tacit.simulations.simulation import simulate
 
 LEAVING = ("contribute", "mask", "train")
-MOST_LIVES = 40
+OFTEN = 4
 
 
 def die_at(count: int, when: str) -> None:
@@ -124,7 +124,7 @@ def one_life(directory: Path, owned: bool, count: int, when: str) -> str:
 
 
 def main() -> None:
-    """Kill a simulation at each of the given points once, or again and again, and resume it to its end."""
+    """Kill a simulation at each of the given points once, or four times, and resume it to its end."""
     root, clients, *points = sys.argv[1:]
     recipe, rows = (Path(root) / name for name in ("recipe.toml", "rows.csv"))
     for point in points:
@@ -135,8 +135,10 @@ def main() -> None:
         number, when, *often = point.split("-")
         ends = [one_life(directory, clients == "owned", int(number), when)]
         snapshot(directory)
-        while ends[-1] == "killed" and len(ends) < MOST_LIVES:
-            ends.append(one_life(directory, clients == "owned", int(number) if often else 0, when))
+        while ends[-1] == "killed":
+            ends.append(
+                one_life(directory, clients == "owned", int(number) if often and len(ends) < OFTEN else 0, when)
+            )
         print(json.dumps({"directory": str(directory), "ends": ends}), flush=True)
 
 
