@@ -20,7 +20,7 @@ from scipy import stats
 
 from tacit.models.contributions import UPDATE, update_layout
 from tacit.models.recipe import PrivacySection, Recipe, SecureAggregationSection
-from tacit.privacy.accounting import repeated
+from tacit.privacy.accounting import cost, repeated
 from tacit.privacy.calibration import skellam_variance, smallest_noise, with_spare
 from tacit.privacy.clipping import CLIP_BIT_L2, AdaptiveClip, clip_bit, clip_bit_scale, clip_l2
 from tacit.privacy.errors import PrivacyError
@@ -41,6 +41,8 @@ DEFAULT_DELTA = 1e-5
 LEAST_STEPS = 4096.0
 # Clients: how much noise the count of unclipped ones gets, as a share of the cohort (Andrew et al. 2021, section 3.1).
 CLIP_BIT_NOISE = 1 / 20
+# Of a record's gradient: rare sampling could do with less noise, which would protect nobody who was sampled.
+LEAST_RECORD_NOISE = 0.25
 # Sizes of cohorts that are drawn less often than this, at either end, are taken to be impossible.
 UNLIKELY = 1e-15
 
@@ -350,6 +352,8 @@ def _example_noise(rate: float, steps: int, epsilon: float, delta: float) -> flo
     def event(noise: float) -> dp_event.DpEvent:
         return RecordNoise(noise, rate, steps).event()
 
+    if cost(event(LEAST_RECORD_NOISE), delta, NeighboringRelation.ADD_OR_REMOVE_ONE).epsilon <= epsilon:
+        return LEAST_RECORD_NOISE
     return smallest_noise(event, epsilon, delta, NeighboringRelation.ADD_OR_REMOVE_ONE)
 
 

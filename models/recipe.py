@@ -114,7 +114,7 @@ class PrivacySection(Section):
     noise: Literal["distributed", "central", "local"] | None = None
     epsilon: float | None = Field(default=None, gt=0)
     epsilon_against: Literal["coordinator", "outsiders"] | None = None
-    noise_multiplier: float | None = Field(default=None, gt=0, le=1e6)
+    noise_multiplier: float | None = Field(default=None, gt=0, le=1e12)
     max_participations: int | None = Field(default=None, ge=1, le=MOST)
     delta: float | None = Field(default=None, gt=0, lt=1)
     clip: Annotated[float, Field(ge=1e-6, le=1e6)] | Literal["adaptive"] | None = None

@@ -33,6 +33,7 @@ ERROR_SHARE: Final = 0.01
 """The share of delta that pays for samplers that are not exactly what their events say."""
 
 _PLD_CEILING: Final = 50.0  # beyond it a loss distribution's grid outgrows memory, and any epsilon means nothing
+_PLD_MOST_SAMPLED: Final = 1_000_000  # sampled events; each is rounded to the grid, which outgrows memory with more
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def cost(
 ) -> Cost:
     """Return epsilon at `delta` of an event: by privacy loss distribution if all of it has one, else by Renyi.
 
-    A Renyi epsilon above 50 is returned as it is: finer accounting of a promise that weak costs gigabytes.
+    A Renyi epsilon above 50, or of more than a million sampled events, is returned as it is: finer accounting of a
+    promise that weak, or of so many, costs gigabytes.
 
     Args:
         event: what was released; compose many with `repeated` and `in_sequence`.
@@ -215,7 +217,7 @@ def _cost(record: str, delta: float, adjacency: NeighboringRelation, aborted: fl
         return Cost(math.inf, delta, "rdp", None)
     epsilon, order = RenyiAccountant(adjacency).compose(event).get_epsilon_and_optimal_order(remaining)
     finer: PrivacyAccountant = pld.PLDAccountant(adjacency)
-    if epsilon > _PLD_CEILING or not finer.supports(event):
+    if epsilon > _PLD_CEILING or _sampled(event) > _PLD_MOST_SAMPLED or not finer.supports(event):
         return Cost(epsilon, delta, "rdp", order)
     return Cost(float(finer.compose(event).get_epsilon(remaining)), delta, "pld")
 
@@ -266,6 +268,18 @@ def _observed(terms: Terms, survivors: Sequence[int], observer: Observer, adjace
     aborted = len(survivors) * terms.sampling.abort_probability
     without = _observed(replace(terms, sampling=Sampling()), survivors, observer, adjacency)
     return min(cost(event, terms.delta, adjacency, aborted), without, key=lambda either: either.epsilon)
+
+
+def _sampled(event: dp_event.DpEvent) -> int:
+    """Return how many sampled events an event consists of."""
+    match event:
+        case dp_event.SelfComposedDpEvent():
+            return int(event.count) * _sampled(event.event)
+        case dp_event.ComposedDpEvent():
+            return sum(map(_sampled, event.events))
+        case dp_event.PoissonSampledDpEvent():
+            return 1
+    return 0
 
 
 def _names(event: dp_event.DpEvent) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tacit.models.contributions import UPDATE
+from tacit.models.errors import InputError
 from tacit.models.noise import CLIP_BIT, NoisePlan, adapted_clip, noise_plan
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.accounting import cost, repeated
@@ -155,6 +156,26 @@ def test_what_a_coordinator_says_of_its_noise_does_not_count_where_the_recipe_sa
 def test_a_cohort_that_is_often_too_small_is_no_promise() -> None:
     with pytest.raises(PrivacyError, match="more than delta has"):
         noise_plan(recipe(*CENTRAL, *POISSON, "training.cohort=10"), 650, 10)
+
+
+def test_examples_that_are_hardly_ever_drawn_get_noise_all_the_same() -> None:
+    plan = noise_plan(recipe(*EXAMPLE, "privacy.sample_rate=1e-9"), 650, 100)
+    assert plan.noise_multiplier == 0.25
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.rounds=" + 400 * "9",
+        "privacy.max_participations=10000000000",
+        "privacy.clip=1e-320",
+        "privacy.clip=1e308",
+        "privacy.noise_cohort=" + 30 * "9",
+    ],
+)
+def test_numbers_that_would_overflow_are_refused_when_the_recipe_is_read(override: str) -> None:
+    with pytest.raises(InputError, match="is not usable"):
+        recipe(override)
 
 
 # The clip that adapts
