@@ -374,13 +374,17 @@ def _refused_clients(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
         "privacy.noise_cohort means nothing to local noise, which relies on nobody",
         "leave it out",
     )
-    training = recipe.training
-    yield (
-        training.sampling == "poisson" and (privacy.max_participations or training.rounds) < training.rounds,
+    yield _refused_cap(recipe)
+    yield privacy.sample_rate is not None, "privacy.sample_rate is for unit 'example'", "leave it out"
+
+
+def _refused_cap(recipe: Recipe) -> tuple[bool, str, str]:
+    rounds = recipe.training.rounds
+    return (
+        recipe.training.sampling == "poisson" and (recipe.privacy.max_participations or rounds) < rounds,
         "privacy.max_participations cannot be kept by poisson cohorts, which may draw anyone in any round",
         "leave it out, or set training.sampling = 'fixed'",
     )
-    yield privacy.sample_rate is not None, "privacy.sample_rate is for unit 'example'", "leave it out"
 
 
 def _refused_examples(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
@@ -390,6 +394,7 @@ def _refused_examples(recipe: Recipe) -> Iterator[tuple[bool, str, str]]:
         f"{privacy.noise} noise cannot protect one example: its influence is bounded step by step at its client",
         "set privacy.noise = 'local', or privacy.unit = 'client'",
     )
+    yield _refused_cap(recipe)
     yield privacy.clip == "adaptive", "privacy.clip = 'adaptive' is for unit 'client'", "give the clip"
     yield bool(privacy.noise_cohort), "privacy.noise_cohort is for unit 'client'", "leave it out"
     yield (

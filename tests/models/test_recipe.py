@@ -338,6 +338,9 @@ PROMISES = {
     EXAMPLE_LEVEL + 'noise = "distributed"': "distributed noise cannot protect one example",
     EXAMPLE_LEVEL + 'noise = "central"': "central noise cannot protect one example",
     EXAMPLE_LEVEL + 'clip = "adaptive"': "privacy.clip = 'adaptive' is for unit 'client'",
+    EXAMPLE_LEVEL.replace("[training]", '[training]\nsampling = "poisson"') + "max_participations = 3": (
+        "which may draw anyone in any round"
+    ),
     EXAMPLE_LEVEL + "noise_cohort = 1000": "privacy.noise_cohort is for unit 'client'",
     '[privacy]\nunit = "example"\nepsilon = 8.0': "needs privacy.sample_rate",
     '[privacy]\nunit = "example"\nepsilon = 8.0\nsample_rate = 0.1': "needs training.local_steps",
