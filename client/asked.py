@@ -15,6 +15,7 @@ from tacit.privacy.terms import Place, Unit
 Mode: TypeAlias = Literal["real", "elided", "none"]
 
 CODES: Final[Mapping[str, str]] = {
+    "paused": "the owner has paused the agent",
     "schedule": "the agent does not work at this hour or on this day",
     "not-masked": "updates would not leave masked",
     "cohort-floor": "too few members hide an update",

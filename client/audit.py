@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -38,6 +38,7 @@ KINDS: Final = (
     "policy-read",
     "enrolled",
     "data-added",
+    "data-removed",
     "paused",
     "resumed",
     "left",
@@ -174,6 +175,11 @@ def verify_audit(lines: Iterable[bytes], head: Anchor | None = None) -> tuple[No
     if head and len(entries) < head.counter:
         raise AuditBroken(len(entries) + 1, "missing: the log ends before the head that was kept")
     return tuple(entries)
+
+
+def head_of(lines: Sequence[bytes]) -> Anchor | None:
+    """Return the number of a log's lines and the hash of the last, to be kept elsewhere; None while there is none."""
+    return Anchor(len(lines), _hash(lines[-1])) if lines else None
 
 
 def _read(line: bytes, counter: int, previous: bytes) -> Noted:

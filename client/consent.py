@@ -46,6 +46,10 @@ class PolicyRefusal(PrivacyError):
         super().__init__(str(refusal))
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass
 class _Reserved:
     plan: NoisePlan
@@ -65,6 +69,7 @@ class Consent:
         budgets: what a new ledger is granted, given the noise of the round that opens it.
         now: seconds since 1970, for the policy's schedule.
         hypothetical: answer for noise as if the cohort were larger, as a simulation's members do and no others.
+        paused: whether the owner has paused the agent; asked before an offer is judged, and before an input leaves.
     """
 
     journal: AgentJournal
@@ -74,6 +79,7 @@ class Consent:
     budgets: Callable[[NoisePlan], Budgets]
     now: Callable[[], float]
     hypothetical: bool = False
+    paused: Callable[[], bool] = _never
     _open: dict[AttemptKey, _Reserved] = field(default_factory=dict)
     _ledgers: dict[Unit, DatasetLedger] = field(default_factory=dict)
 
@@ -111,6 +117,7 @@ class Consent:
 
     def _judge(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> None:
         recipe = plan.recipe
+        self._check_running()
         if recipe.privacy.noise_cohort and not self.hypothetical:
             raise RemoteProtocolError("hypothetical-noise", "noise as if the cohort were larger protects nobody here")
         noise = self._noise(plan, instruction, offer)
@@ -134,6 +141,10 @@ class Consent:
             self._let_pass(self.policy.judge(asked, used, self.now()))
         if not ledger.allows([reserved]):
             raise PolicyRefusal(Refuse("budget-spent", "the data would stand above what was granted at first"))
+
+    def _check_running(self) -> None:
+        if self.paused():
+            raise PolicyRefusal(Refuse("paused", "its owner has paused it"))
 
     @staticmethod
     def _let_pass(answer: Answer) -> None:
@@ -176,15 +187,22 @@ class Consent:
             device=training.device,
         )
 
+    def cost(self, instruction: Instruction, offer: Offer | None) -> Entry | None:
+        """Return what a round would have reserved; None where it promises nothing."""
+        noise = self._noise(decode_plan(instruction.plan), instruction, offer)
+        return None if noise is None else self._entry(noise, instruction, offer)
+
     # What leaves
 
     def reserve(self, instruction: Instruction, offer: Offer | None) -> Anchor | None:
         """Reserve what a round costs; on disk when this returns. None where nothing is promised, so nothing is counted.
 
         Raises:
+            PolicyRefusal: the owner has paused the agent since the offer came.
             BudgetExceeded: the ledger cannot pay.
             PrivacyError: this attempt was reserved before.
         """
+        self._check_running()
         noise = self._noise(decode_plan(instruction.plan), instruction, offer)
         if offer is None:  # of a masked input the protocol's machine says so
             self.journal.record_contribution(instruction.run, instruction.round)

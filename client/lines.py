@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,14 @@ class StorageError(Exception):
 
     Not an `InputError`, whose text a coordinator gets to read: the file is named after the owner's data set.
     """
+
+
+class InUse(InputError):
+    """Another process, such as the agent's own, has the lines open for writing."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file."""
+        super().__init__("is in use", where=str(path), right="stop the agent that is running")
 
 
 class Lines(Protocol):
@@ -43,11 +51,15 @@ class Lines(Protocol):
 
 
 class MemoryLines:
-    """Lines that end with the process; for simulations, whose members end with it too."""
+    """Lines that end with the process; for simulations, whose members end with it too.
 
-    def __init__(self) -> None:
-        """Start without a line."""
-        self._lines: list[bytes] = []
+    Args:
+        lines: what is there already; none unless told otherwise.
+    """
+
+    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+        """Start with these."""
+        self._lines = list(lines)
 
     def read(self) -> list[bytes]:
         """Return all lines."""
@@ -75,7 +87,8 @@ class FileLines:
         path: the file; it and its directory are made if they are missing.
 
     Raises:
-        InputError: another process or object has the file open, others may read it, or it cannot be opened.
+        InUse: another process or object has the file open.
+        InputError: others may read it, or it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,9 +106,9 @@ class FileLines:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._close()
-            raise InputError("is in use", where=str(path), right="stop the agent that is running") from None
+            raise InUse(path) from None
         try:
-            _check_private(os.fstat(self._file), path, stat.S_ISREG, "file", "600")
+            check_private(os.fstat(self._file), path, stat.S_ISREG, "file", "600")
             content = _read_all(self._file)
             self._size = content.rfind(b"\n") + 1
             if self._size < len(content):
@@ -184,6 +197,21 @@ def read_lines(path: Path) -> list[bytes]:
     return content.split(b"\n")[:-1]
 
 
+def is_in_use(path: Path) -> bool:
+    """Say whether another process has the lines of a file open for writing."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
 def check_line(line: bytes) -> None:
     """Refuse what would not come back as the one line that it is.
 
@@ -204,7 +232,7 @@ def private_directory(path: Path) -> None:
         if not path.exists():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             flush_directory(path.parent)
-        _check_private(path.stat(), path, stat.S_ISDIR, "directory", "700")
+        check_private(path.stat(), path, stat.S_ISDIR, "directory", "700")
     except OSError as error:
         raise InputError(f"cannot be made or read ({error.strerror})", where=str(path)) from None
 
@@ -218,7 +246,19 @@ def flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _check_private(found: os.stat_result, path: Path, is_kind: Callable[[int], bool], kind: str, mode: str) -> None:
+def check_private(found: os.stat_result, path: Path, is_kind: Callable[[int], bool], kind: str, mode: str) -> None:
+    """Refuse what is not of this kind, not one's own, or open to others.
+
+    Args:
+        found: what is known of it.
+        path: where it is, for the error.
+        is_kind: `stat.S_ISREG` or `stat.S_ISDIR`.
+        kind: the same in words.
+        mode: what to close it with, in octal.
+
+    Raises:
+        InputError: says which.
+    """
     if not is_kind(found.st_mode):
         raise InputError(f"is no {kind}", where=str(path))
     if found.st_uid != os.geteuid():

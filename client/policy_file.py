@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -62,6 +64,49 @@ def default_policy_toml() -> str:
             else:
                 lines.append(f"{name} = {json.dumps(value)}")
     return "\n".join(lines) + "\n"
+
+
+def with_pin(text: str, organisation_key: str) -> str:
+    """Return the text of a policy that pins one more organisation; comments and everything else stay as they are.
+
+    Args:
+        text: a policy.
+        organisation_key: the organisation's public key, in hex.
+
+    Raises:
+        InputError: the text is no policy, or what to add cannot be put into it safely: by hand, then.
+    """
+    before = parse_policy(text)
+    pinned = before.secure_aggregation.pinned_organisations
+    if organisation_key in pinned:
+        return text
+    hides = before.secure_aggregation.model_copy(update={"pinned_organisations": (*pinned, organisation_key)})
+    wanted = before.model_copy(update={"secure_aggregation": hides})
+    for changed in _pinning_attempts(text, organisation_key):
+        try:
+            if parse_policy(changed) == wanted:
+                return changed
+        except InputError:
+            continue
+    raise InputError(
+        "cannot be changed without touching anything else",
+        where="policy",
+        right=f'add "{organisation_key}" to pinned_organisations in [secure_aggregation] by hand',
+    )
+
+
+def _pinning_attempts(text: str, organisation_key: str) -> Iterator[str]:
+    """Yield texts with the key at places that could be right; only one of a policy that says so is."""
+    listed = re.compile(r"^([ \t]*pinned_organisations[ \t]*=[ \t]*\[)((?:[^\]#]|#[^\n]*\n)*)\]", re.MULTILINE)
+    for found in listed.finditer(text):
+        inside = found[2]
+        comma = "," if re.sub(r"#[^\n]*", "", inside).strip().endswith(('"', "'")) else ""
+        # A comma within a comment would separate nothing, so it comes first on the line of the new key.
+        end = f"{inside.rstrip(' ')}{comma} " if "\n" in inside else f"{inside}{comma}{' ' if inside.strip() else ''}"
+        yield f'{text[: found.start()]}{found[1]}{end}"{organisation_key}"]{text[found.end() :]}'
+    for found in re.finditer(r"^[ \t]*\[secure_aggregation\][^\n]*\n", text, re.MULTILINE):
+        yield f'{text[: found.end()]}pinned_organisations = ["{organisation_key}"]\n{text[found.end() :]}'
+    yield f'{text.rstrip()}\n\n[secure_aggregation]\npinned_organisations = ["{organisation_key}"]\n'
 
 
 def _check_together(privacy: PrivacyClause, where: str) -> None:

@@ -79,11 +79,13 @@ class Workbench:
     Args:
         own_code: build networks from code that the recipe names (`[model] factory`). A plan comes from outside and
             could name any function on this machine, so this is for whoever wrote the recipe, as in a simulation.
+        device: where networks are put, whatever the recipe says; None for where it says.
     """
 
-    def __init__(self, *, own_code: bool = False) -> None:
+    def __init__(self, *, own_code: bool = False, device: str | None = None) -> None:
         """Start without a network."""
         self._own_code = own_code
+        self._device = device
         self._plan = b""
         self._built: tuple[nn.Module, Layout, Task, torch.device] | None = None
         self._mode: Mode | None = None
@@ -95,7 +97,7 @@ class Workbench:
                 raise ValueError("the plan has no architecture yet")
             if plan.architecture.factory and not self._own_code:
                 raise InputError("runs code that was not approved here", where="model.factory", right="a model's name")
-            device = resolve_device(plan.recipe.training.device)
+            device = resolve_device(self._device or plan.recipe.training.device)
             model = plan.architecture.build(plan.recipe.seed).to(device)
             self._built = model, layout_of(model), plan.task(), device
             self._plan = encoded

@@ -11,15 +11,20 @@ from uuid import uuid4
 from tacit.models.errors import InputError
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write `data` to `path`, replacing what was there in one step.
+
+    Args:
+        path: the file.
+        data: what it holds afterwards.
+        private: nobody but its owner may read it.
 
     Raises:
         OSError: it cannot be written; the earlier file is still there, and nothing else is left behind.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        _write_and_flush(temporary, data)
+        _write_and_flush(temporary, data, private)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -27,8 +32,13 @@ def write_file(path: Path, data: bytes) -> None:
     _flush_directory(path.parent)
 
 
-def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+def write_directory(path: Path, files: Mapping[str, bytes], *, private: bool = False) -> None:
     """Write a new directory of these files, by name.
+
+    Args:
+        path: the directory.
+        files: what each of its files holds.
+        private: nobody but its owner may enter it, or read a file in it.
 
     Raises:
         InputError: there is something at `path` already that is no empty directory.
@@ -39,9 +49,9 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        temporary.mkdir()
+        temporary.mkdir(mode=0o700 if private else 0o777)
         for name, data in files.items():
-            _write_and_flush(temporary / name, data)
+            _write_and_flush(temporary / name, data, private)
         _flush_directory(temporary)
         os.rename(temporary, path)
     except BaseException:
@@ -50,8 +60,9 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
     _flush_directory(path.parent)
 
 
-def _write_and_flush(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
+def _write_and_flush(path: Path, data: bytes, private: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

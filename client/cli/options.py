@@ -1,0 +1,47 @@
+"""Options that several of an agent's commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def dir_option(command: Command) -> Command:
+    """Add `--dir`, passed on as `path`."""
+    return click.option(
+        "--dir",
+        "path",
+        type=click.Path(path_type=Path),
+        envvar="TACIT_AGENT",
+        default=".",
+        show_default=True,
+        show_envvar=True,
+        metavar="DIR",
+        help="The agent's directory.",
+    )(command)
+
+
+def data_option(command: Command) -> Command:
+    """Add `--data`, passed on as `data`."""
+    return click.option("--data", metavar="NAME", help="The data set; it need not be named where there is only one.")(
+        command
+    )
+
+
+def cohort_option(command: Command) -> Command:
+    """Add `--cohort`, passed on as `cohort`."""
+    return click.option(
+        "--cohort", type=click.IntRange(min=2), metavar="N", help="Clients in a round.  [default: as the recipe says]"
+    )(command)
+
+
+def set_option(command: Command) -> Command:
+    """Add `--set`, passed on as `overrides`."""
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting, as in training.rounds=5."
+    )(command)

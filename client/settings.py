@@ -1,0 +1,99 @@
+"""How an agent works on its owner's machine: what only the owner decides, and no coordinator hears of."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from tacit.models.errors import InputError
+from tacit.models.recipe import Section
+from tacit.models.spelling import nearest
+from tacit.privacy.identity import check_name
+
+
+class Settings(Section):
+    """The settings of one agent."""
+
+    name: str = Field(description="The agent's name, as the federation will know it.")
+    device: str = Field(
+        default="recipe",
+        pattern=r"^(recipe|auto|cpu|mps|cuda(:\d+)?)$",
+        description="Where it trains: recipe is where the recipe says; auto, cpu, mps, cuda or cuda:1 come before it.",
+    )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads that training may use; 0 for as many as there are."
+    )
+    proxy: str = Field(
+        default="", description="The HTTPS proxy that leads to the coordinator, as in http://proxy.example:3128."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _usable_name(cls, name: str) -> str:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise PydanticCustomError("name", "{why}", {"why": str(error)}) from None
+        return name
+
+    @field_validator("proxy")
+    @classmethod
+    def _usable_proxy(cls, proxy: str) -> str:
+        if proxy and _proxy_address(proxy) is None:
+            raise PydanticCustomError("proxy", "write http://HOST:PORT")
+        return proxy
+
+    @property
+    def own_device(self) -> str | None:
+        """Return the device that the owner has chosen, as `Workbench` takes it; None for the recipe's."""
+        return None if self.device == "recipe" else self.device
+
+    @property
+    def proxy_address(self) -> tuple[str, int] | None:
+        """Return host and port of the proxy; None for a direct way."""
+        return _proxy_address(self.proxy) if self.proxy else None
+
+
+def parse_settings(text: str, *, where: str) -> Settings:
+    """Read settings from TOML text.
+
+    Raises:
+        InputError: it is no TOML, or says something that settings cannot say.
+    """
+    try:
+        return Settings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"is not valid TOML: {error}", where=where) from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        key = ".".join(map(str, problem["loc"]))[:64]
+        if problem["type"] == "extra_forbidden":
+            closest = nearest(key, Settings.model_fields)
+            raise InputError(f"unknown key {key!r}", where=where, right=f"the nearest is {closest!r}") from None
+        message = problem["msg"][:1].lower() + problem["msg"][1:]
+        raise InputError(f"{key!r} is not usable", where=where, right=message) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
+        raise InputError(f"is not usable TOML ({type(error).__name__})", where=where) from None
+
+
+def default_settings_toml(name: str) -> str:
+    """Return a file that says what every setting means."""
+    lines = ["# How this agent works on this machine. No coordinator sees any of it but the name."]
+    for key, field in Settings.model_fields.items():
+        value = name if key == "name" else field.get_default()
+        lines += ["", f"# {field.description}", f"{key} = {json.dumps(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _proxy_address(proxy: str) -> tuple[str, int] | None:
+    try:
+        found = urlsplit(proxy)
+        host, port = found.hostname, found.port
+    except ValueError:
+        return None
+    plain = found.path in ("", "/") and not (found.query or found.fragment or found.username or found.password)
+    return (host, port) if found.scheme == "http" and host and port and plain else None
