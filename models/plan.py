@@ -65,11 +65,12 @@ def decode_plan(encoded: bytes) -> Plan:
     """Return the plan of canonical bytes; every instruction of a run carries the same ones, so they are kept.
 
     Raises:
+        InputError: its recipe says something that no recipe can, or names another network than the plan has.
         ValueError: they are not the bytes of a plan.
     """
     try:
         values = json.loads(encoded)
-        return Plan(
+        plan = Plan(
             recipe=recipe_from_dict(values["recipe"], where="plan"),
             schema=schema_from_json_dict(values["schema"]),
             features=Features.from_json_dict(values["features"]) if values["features"] else None,
@@ -79,7 +80,21 @@ def decode_plan(encoded: bytes) -> Plan:
             target_scale=float(values["target_scale"]),
             mean_examples=float(values["mean_examples"]),
         )
+        _check_architecture(plan)
+        return plan
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"the plan cannot be read ({type(error).__name__})") from None
+
+
+def _check_architecture(plan: Plan) -> None:
+    """Refuse a network that the recipe does not name: owners approve recipes, models and code by what recipes say."""
+    model, found = plan.recipe.model, plan.architecture
+    if found is None:
+        return
+    named = ("", model.factory) if model.factory else (model.name, "")
+    # The options of a warm start are those of the model that it starts from.
+    same_options = bool(model.init) or dict(found.options) == model.options
+    if (found.name, found.factory) != named or not same_options:
+        raise InputError("has another network than its recipe names", where="plan", right="the recipe's [model]")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.models.data.rows import Column, Rows, Schema
+from tacit.models.errors import InputError
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import preparation_sums, prepared_plan
 from tacit.models.recipe import parse_recipe
@@ -52,6 +53,20 @@ def test_a_plans_text_is_canonical_json(plan: Plan) -> None:
 def test_a_plan_is_read_once_for_all_messages_of_a_run() -> None:
     text = full_plan().encode()
     assert decode_plan(text) is decode_plan(bytes(bytearray(text)))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"name": "", "factory": "subprocess:run"}, {"name": "mlp"}, {"options": {"hidden": [9]}}],
+    ids=["code", "name", "options"],
+)
+def test_no_plan_brings_a_network_that_its_recipe_does_not_name(changed: dict[str, Any]) -> None:
+    # Whoever approves a recipe or a model has read the recipe, not the plan.
+    honest = full_plan()
+    assert honest.architecture is not None
+    text = replace(honest, architecture=replace(honest.architecture, **changed)).encode()
+    with pytest.raises(InputError, match="another network than its recipe names"):
+        decode_plan(text)
 
 
 def test_the_task_knows_the_scale_of_its_targets() -> None:
