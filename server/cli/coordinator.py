@@ -1,0 +1,248 @@
+"""`tacit coordinator`: a coordinator's directory, whom it invites, and who its clients are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tacit.models.errors import InputError
+from tacit.privacy.codec import sha256
+from tacit.privacy.identity import Certificate
+from tacit.privacy.randomness import KEY_BYTES
+from tacit.server.cli.actor import actor
+from tacit.server.cli.output import Format, format_option, print_fields, print_json, print_table
+from tacit.server.coordinator_directory import DEFAULT_PORT, CoordinatorDirectory, create, open_directory
+from tacit.server.enrolment import standing
+from tacit.server.membership import invite as make_invitation
+from tacit.server.store import ClientRecord, InvitationRecord, Store, open_store
+
+HOUR_SECONDS = 3600
+LONGEST_HOURS = 24 * 365
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A client, or somebody who was invited and has not come."""
+
+    name: str
+    organisation: str
+    state: str
+    since: datetime
+    until: datetime | None
+    reason: str
+    public_key: str | None
+
+
+def dir_option(command: Command) -> Command:
+    """Add `--dir`, passed on as `directory`."""
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path),
+        envvar="TACIT_COORDINATOR",
+        default=".",
+        show_default=True,
+        show_envvar=True,
+        metavar="DIR",
+        help="The coordinator's directory.",
+    )(command)
+
+
+@click.group()
+def coordinator() -> None:
+    """Make a coordinator, invite its clients, list and revoke them."""
+
+
+@coordinator.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--federation", default="federation", show_default=True, metavar="NAME", help="The federation's name.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="HOST",
+    help="A host name or address that agents find this machine by; the first goes into invitations; can be given"
+    " several times. Without any the coordinator is for this machine alone.",
+)
+@click.option("--listen", metavar="ADDRESS", help="The address to listen on: every one if there is a --name.")
+@click.option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="The fleet port.")
+@click.option(
+    "--db",
+    default="tacit.db",
+    show_default=True,
+    metavar="PATH|URL",
+    help="The database: a path from the directory, or an SQLAlchemy URL.",
+)
+@format_option
+def init(
+    directory: Path, federation: str, names: tuple[str, ...], listen: str | None, port: int, db: str, output: Format
+) -> None:
+    """Make a coordinator's directory: its keys, a private certificate authority, and `coordinator.toml`.
+
+    Example: tacit coordinator init hub --federation hospitals --name hub.example
+    """
+    made = create(directory.absolute(), _now(), federation=federation, names=names, host=listen, port=port, db=db)
+    shown = {
+        "directory": str(made.path),
+        "federation": made.settings.federation,
+        "url": made.settings.url,
+        "listens_on": f"{made.settings.host}:{made.settings.port}",
+        "ca_sha256": sha256(made.ca_der).hex(),
+        "coordinator_key": made.coordinator.public_key.hex(),
+        "authority_key": made.authority.public_key.hex(),
+    }
+    if output == "json":
+        print_json(shown)
+    else:
+        print_fields(shown)
+
+
+@coordinator.command()
+@click.option("--name", required=True, help="The client's name in the federation.")
+@click.option("--organisation", default="", metavar="NAME", help="The organisation that must sign for the client.")
+@click.option("--organisation-key", metavar="HEX", help="The organisation's public key, 64 hexadecimal digits.")
+@click.option(
+    "--hours",
+    type=click.IntRange(1, LONGEST_HOURS),
+    default=72,
+    show_default=True,
+    help="How long the token can be used.",
+)
+@dir_option
+@format_option
+def invite(
+    name: str, organisation: str, organisation_key: str | None, hours: int, directory: Path, output: Format
+) -> None:
+    """Print a token that one agent can enrol with, once. Until then it is a secret: hand it over as one.
+
+    Whatever was open for the same name is void from then on.
+
+    Example: tacit coordinator invite --name north --dir hub
+    """
+    with _opened(directory) as (opened, store):
+        now = _now()
+        invitation = make_invitation(
+            store,
+            url=opened.settings.url,
+            ca_der=opened.ca_der,
+            name=name,
+            organisation=organisation,
+            organisation_key=_public_key(organisation_key),
+            expires_at=int(now.timestamp()) + hours * HOUR_SECONDS,
+            actor=actor(),
+        )
+    if output == "json":
+        print_json(
+            {
+                "token": invitation.text(),
+                "name": name,
+                "organisation": organisation or None,
+                "url": invitation.url,
+                "expires_at": datetime.fromtimestamp(invitation.expires_at, UTC),
+            }
+        )
+        return
+    click.echo(invitation.text())
+    click.echo(f"For {name}, for {hours} hours, once: `tacit agent enrol --token TOKEN`.", err=True)
+
+
+@coordinator.command()
+@dir_option
+@format_option
+def clients(directory: Path, output: Format) -> None:
+    """List the clients, also the revoked ones, and who was invited and has not come yet.
+
+    Example: tacit coordinator clients --dir hub --format json
+    """
+    with _opened(directory) as (_, store):
+        now = _now()
+        rows = [_client_row(one, now) for one in store.list_clients()]
+        rows += [_invitation_row(one, now) for one in store.list_invitations() if _is_waiting(one)]
+    if output == "json":
+        print_json(rows)
+        return
+    print_table(
+        ("client", "organisation", "state", "since", "until", "key", "reason"),
+        [
+            (one.name, one.organisation, one.state, one.since, one.until, (one.public_key or "")[:12], one.reason)
+            for one in rows
+        ],
+        empty="nobody is enrolled or invited yet",
+    )
+
+
+@coordinator.command()
+@click.argument("name")
+@click.option("--reason", default="", help="Why, for the audit log and the list of clients.")
+@dir_option
+def revoke(name: str, reason: str, directory: Path) -> None:
+    """Let a client take part no longer, and void what it was invited with. Its key never comes back.
+
+    Example: tacit coordinator revoke north --reason "its disk was stolen" --dir hub
+    """
+    with _opened(directory) as (_, store):
+        client, invitations = store.revoke_member(name, reason, actor=actor())
+    if client is not None:
+        click.echo(f"{name} is revoked: key {client.public_key.hex()}")
+    if invitations:
+        click.echo(f"{name}: an invitation that was open is void")
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[tuple[CoordinatorDirectory, Store]]:
+    opened = open_directory(directory.absolute(), _now())
+    with open_store(opened.db) as store:
+        yield opened, store
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _public_key(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise InputError("is no public key", where="--organisation-key", right=f"{2 * KEY_BYTES} hexadecimal digits")
+    return key
+
+
+def _client_row(client: ClientRecord, now: datetime) -> Row:
+    refusal = standing(client, int(now.timestamp()))
+    expires_at = Certificate.decode(client.certificate).expires_at
+    return Row(
+        name=client.name,
+        organisation=client.organisation,
+        state="active" if refusal is None else refusal.word,
+        since=client.revoked_at or client.enrolled_at,
+        until=None if client.revoked_at else datetime.fromtimestamp(expires_at, UTC),
+        reason=client.reason,
+        public_key=client.public_key.hex(),
+    )
+
+
+def _is_waiting(invitation: InvitationRecord) -> bool:
+    return invitation.used_at is None and invitation.revoked_at is None
+
+
+def _invitation_row(invitation: InvitationRecord, now: datetime) -> Row:
+    return Row(
+        name=invitation.name,
+        organisation=invitation.organisation or invitation.name,
+        state="invited" if now < invitation.expires_at else "invitation expired",
+        since=invitation.created_at,
+        until=invitation.expires_at,
+        reason="",
+        public_key=None,
+    )
