@@ -13,9 +13,11 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 from tacit.client.connection import TurnedAway, Unreachable, pinned
+from tacit.models.durable import write_file
 from tacit.models.enrolment import (
     AUTHORITY_PATH,
     FEDERATION_PATH,
@@ -29,9 +31,9 @@ from tacit.models.enrolment import (
     first_serial,
 )
 from tacit.models.errors import InputError
-from tacit.models.invitation import Invitation, coordinator_address
+from tacit.models.invitation import LONGEST_URL, Invitation, coordinator_address
 from tacit.models.wire import CLOCK_TOLERANCE
-from tacit.privacy.codec import sha256
+from tacit.privacy.codec import Message, Reader, Writer, sha256
 from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
 
@@ -40,25 +42,88 @@ RENEW_BEFORE = 1 / 3  # of a certificate's life
 
 
 @dataclass(frozen=True)
-class Enrolled:
-    """What an agent keeps of its enrolment; nothing of it is secret.
+class Enrolled(Message):
+    """What an agent keeps of its enrolment; nothing of it is secret, but all of it is believed.
 
     Attributes:
         url: the coordinator, `https://HOST:PORT`.
-        authority_pem: the certificate of the coordinator's TLS authority, for `client.connection.pinned`.
-        federation: its name and public keys, as they were at the enrolment.
+        authority: the certificate (DER) of the coordinator's TLS authority.
+        federation: its name and public keys, as they were when it last signed.
         certificate: the member's.
     """
 
+    TAG = 0x44
+    LIMIT = LARGEST_REPLY
+
     url: str
-    authority_pem: str = field(repr=False)
+    authority: bytes = field(repr=False)
     federation: Federation
     certificate: Certificate
+
+    def __post_init__(self) -> None:
+        """Refuse a certificate of another authority."""
+        coordinator_address(self.url)
+        if self.certificate.authority_key != self.federation.authority_key:
+            raise ValueError("the certificate is another federation's")
 
     @property
     def address(self) -> tuple[str, int]:
         """The coordinator's host and port."""
         return coordinator_address(self.url)
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """How to check the coordinator's certificate: by its own authority alone."""
+        return pinned(ssl.DER_cert_to_PEM_cert(self.authority))
+
+    def write(self, out: Writer) -> None:
+        """Append every field."""
+        out.text(self.url).blob(self.authority)
+        self.federation.write(out)
+        self.certificate.write(out)
+
+    @classmethod
+    def read(cls, source: Reader) -> Self:
+        """Take every field."""
+        url, authority = source.text(LONGEST_URL), source.blob(LARGEST_REPLY)
+        return cls(url, authority, Federation.read(source), Certificate.read(source))
+
+
+def write_enrolled(path: Path, enrolled: Enrolled) -> None:
+    """Keep an enrolment in a file, in place of what was there.
+
+    Raises:
+        InputError: it cannot be written; what was there still is.
+    """
+    try:
+        write_file(path, enrolled.encode(), private=True)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def read_enrolled(path: Path, member: Identity) -> Enrolled | None:
+    """Return the enrolment that a file keeps, None while there is no such file.
+
+    Args:
+        path: the file.
+        member: the agent's key.
+
+    Raises:
+        InputError: it cannot be read, holds none, or that of another key.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    try:
+        enrolled = Enrolled.decode(content)
+    except RemoteProtocolError:
+        raise InputError("holds no enrolment", where=str(path), right="restore it from a copy") from None
+    if enrolled.certificate.subject_key != member.public_key:
+        raise InputError("is the enrolment of another key", where=str(path), right="restore the key it belongs to")
+    return enrolled
 
 
 @dataclass(frozen=True)
@@ -107,8 +172,8 @@ def enrol(
         raise InputError(wanted, where="invitation", right=right)
     host, port = invitation.address
     line = Line(host, port, proxy, seconds)
-    authority_pem = fetch_authority(line, invitation.ca_sha256)
-    tls = pinned(authority_pem)
+    authority = fetch_authority(line, invitation.ca_sha256)
+    tls = pinned(ssl.DER_cert_to_PEM_cert(authority))
     federation = fetch_federation(line, tls)
     check_clock(federation, clock())
     draft = Certificate(
@@ -125,7 +190,7 @@ def enrol(
     if status != 200:
         raise InputError(f"the coordinator refuses: {_reason(status, content)}", where="enrolment")
     certificate = _certificate(content, draft, federation)
-    return Enrolled(invitation.url, authority_pem, federation, certificate)
+    return Enrolled(invitation.url, authority, federation, certificate)
 
 
 def renew(
@@ -158,7 +223,7 @@ def renew(
         raise InputError("the keys are not those of the certificate", where="renewal")
     host, port = enrolled.address
     line = Line(host, port, proxy, seconds)
-    tls = pinned(enrolled.authority_pem)
+    tls = enrolled.tls
     federation = fetch_federation(line, tls)
     if (federation.authority_key, federation.coordinator_key) != (
         enrolled.federation.authority_key,
@@ -180,7 +245,7 @@ def renew(
     status, content = _ask(line, tls, "POST", RENEWAL_PATH, RenewalRequest(draft).signed(member).encode())
     if status != 200:
         raise TurnedAway(status, _reason(status, content))
-    return Enrolled(enrolled.url, enrolled.authority_pem, federation, _certificate(content, draft, federation))
+    return Enrolled(enrolled.url, enrolled.authority, federation, _certificate(content, draft, federation))
 
 
 def renewal_due(enrolled: Enrolled, now: float) -> bool:
@@ -189,8 +254,8 @@ def renewal_due(enrolled: Enrolled, now: float) -> bool:
     return left < RENEW_BEFORE * enrolled.federation.certificate_seconds
 
 
-def fetch_authority(line: Line, sha256_wanted: bytes) -> str:
-    """Return the coordinator's TLS authority as PEM, which is the one that is wanted, whoever sent it.
+def fetch_authority(line: Line, sha256_wanted: bytes) -> bytes:
+    """Return the certificate (DER) of the coordinator's TLS authority, which is the one that is wanted.
 
     Raises:
         InputError: it is another one.
@@ -205,7 +270,7 @@ def fetch_authority(line: Line, sha256_wanted: bytes) -> str:
             where=f"{line.host}:{line.port}",
             right="somebody may sit in between: ask the operator",
         )
-    return ssl.DER_cert_to_PEM_cert(der)
+    return der
 
 
 def fetch_federation(line: Line, tls: ssl.SSLContext) -> Federation:

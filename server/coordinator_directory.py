@@ -29,6 +29,7 @@ from tacit.models.invitation import coordinator_address
 from tacit.models.spelling import nearest
 from tacit.privacy.identity import Identity, check_name
 from tacit.privacy.randomness import Randomness, SystemRandomness
+from tacit.server.enrolment import Registrar
 from tacit.server.local_identity import read_identity
 from tacit.server.store.engine import parse_url, sqlite_file
 from tacit.server.tls_authority import KeyPair, check, der, general_name, new_authority, new_server
@@ -120,9 +121,14 @@ class CoordinatorDirectory:
         return self.path / self.settings.models
 
     @property
-    def certificate_seconds(self) -> int:
-        """The longest life of a member's certificate."""
-        return self.settings.certificate_days * DAY_SECONDS
+    def registrar(self) -> Registrar:
+        """Who signs the members' certificates."""
+        return Registrar(
+            self.settings.federation,
+            self.authority,
+            self.coordinator.public_key,
+            self.settings.certificate_days * DAY_SECONDS,
+        )
 
 
 def create(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +18,13 @@ import pytest
 import uvicorn
 
 from tacit.client.connection import Address, Connection, TurnedAway, Unreachable, pinned
-from tacit.client.enrolment import Enrolled, enrol, renew, renewal_due
+from tacit.client.enrolment import Enrolled, enrol, read_enrolled, renew, renewal_due, write_enrolled
 from tacit.models.enrolment import AUTHORITY_PATH, FEDERATION_PATH, MEMBER_PATH, RENEWAL_PATH
 from tacit.models.errors import InputError
 from tacit.models.invitation import Invitation
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import SystemRandomness
 from tacit.server.coordinator_directory import CoordinatorDirectory, create
-from tacit.server.enrolment import Registrar
 from tacit.server.enrolment_routes import EnrolmentRoutes
 from tacit.server.gate import Application, Gate, Receive, Scope, Send
 from tacit.server.membership import Membership, invite
@@ -112,10 +112,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     directory = coordinator(tmp_path / "hub")
     clock: list[Callable[[], float]] = [time.time]
     with open_store(directory.db, now=lambda: datetime.fromtimestamp(clock[0](), UTC)) as store:
-        registrar = Registrar(
-            "hospitals", directory.authority, directory.coordinator.public_key, directory.certificate_seconds
-        )
-        membership = Membership(store, registrar, lambda: clock[0]())
+        membership = Membership(store, directory.registrar, lambda: clock[0]())
         made = Hub(directory, store, membership)
         clock[0] = made.clock
         routes = EnrolmentRoutes(
@@ -139,13 +136,27 @@ def test_an_agent_enrols_with_its_token_and_knows_whom_it_has_joined(hub: Hub) -
     enrolled = enrol(hub.invite(), member)
     assert enrolled.federation.name == "hospitals"
     assert enrolled.federation.coordinator_key == hub.directory.coordinator.public_key
-    assert ssl.PEM_cert_to_DER_cert(enrolled.authority_pem) == hub.directory.ca_der
+    assert enrolled.authority == hub.directory.ca_der
     enrolled.certificate.check(frozenset({hub.directory.authority.public_key}), int(time.time()))
     assert (enrolled.certificate.client, enrolled.certificate.subject_key) == ("north", member.public_key)
     [client] = hub.store.list_clients()
     assert client.certificate == enrolled.certificate.encode() and hub.certified == ["north"]
     assert hub.membership.taking_part() == {"north": enrolled.certificate}
     assert hub.membership.refusal(member.public_key) is None
+
+
+def test_an_enrolment_is_kept_in_a_file_and_belongs_to_one_key(hub: Hub, tmp_path: Path) -> None:
+    file, member = tmp_path / "enrolment", identity()
+    assert read_enrolled(file, member) is None
+    enrolled = enrol(hub.invite(), member)
+    write_enrolled(file, enrolled)
+    assert read_enrolled(file, member) == enrolled and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "another key" in refused(lambda: read_enrolled(file, identity()))
+    content = file.read_bytes()
+    for damaged in (b"", content[:-1], content + b"\0", b"\0" + content[1:]):
+        file.write_bytes(damaged)
+        assert "holds no enrolment" in refused(lambda: read_enrolled(file, member))
+    assert "cannot be written" in refused(lambda: write_enrolled(tmp_path / "absent" / "file", enrolled))
 
 
 def test_an_organisation_signs_for_its_member(hub: Hub) -> None:
@@ -324,8 +335,7 @@ def test_neither_the_secret_nor_a_private_key_ever_leaves(hub: Hub, monkeypatch:
 def test_whoever_enrols_is_let_in_at_the_fleet_port_and_turned_away_once_revoked(tmp_path: Path) -> None:
     directory = coordinator(tmp_path / "hub")
     with open_store(directory.db) as store:
-        registrar = Registrar("hospitals", directory.authority, directory.coordinator.public_key, DAY)
-        membership = Membership(store, registrar)
+        membership = Membership(store, directory.registrar)
         routes = EnrolmentRoutes(membership, directory.ca_der, enrolled=lambda certificate: membership.bring(link))
         tls = TlsFiles(directory.server_certificate, directory.server_key)
         link = SuperLink(tls=tls, enrolment=routes, enrolment_prefix="/v1/enrol/")
@@ -341,7 +351,7 @@ def test_whoever_enrols_is_let_in_at_the_fleet_port_and_turned_away_once_revoked
             )
             enrolled: Enrolled = enrol(invitation, member)
             assert list(link.names.values()) == ["north"]
-            connection = Connection(Address(*enrolled.address, tls=pinned(enrolled.authority_pem)), member)
+            connection = Connection(Address(*enrolled.address, tls=enrolled.tls), member)
             connection.alive()
             store.revoke_member("north")
             membership.bring(link)

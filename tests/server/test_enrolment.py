@@ -5,6 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tacit.models.enrolment import EnrolmentRequest, Federation, RenewalRequest, first_serial
 from tacit.models.invitation import Invitation
@@ -191,6 +193,19 @@ def test_a_key_is_enrolled_once() -> None:
     assert refused(lambda: REGISTRAR.enrol(request(), kept(), south, NOW))[0] == "key-known"
     gone = replace(south, state="revoked")
     assert refused(lambda: REGISTRAR.enrol(request(), kept(), gone, NOW))[0] == "revoked"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_request_of_which_one_bit_was_changed_is_never_granted(data: st.DataObject) -> None:
+    content = bytearray(request().encode())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        changed = EnrolmentRequest.decode(bytes(content))
+    except RemoteProtocolError:
+        return
+    with pytest.raises(EnrolmentRefused):
+        REGISTRAR.enrol(changed, kept(), None, NOW)
 
 
 # Renewal
