@@ -12,118 +12,34 @@ import http.client
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Self
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from tacit.client.connection import TurnedAway, Unreachable, pinned
-from tacit.models.durable import write_file
+from tacit.client.enrolled import Enrolled
 from tacit.models.enrolment import (
+    AUTHORITIES_PATH,
     AUTHORITY_PATH,
     FEDERATION_PATH,
     LARGEST_REPLY,
     LONGEST_REASON,
     MEMBER_PATH,
     RENEWAL_PATH,
+    Authorities,
     EnrolmentRequest,
     Federation,
     RenewalRequest,
     first_serial,
 )
 from tacit.models.errors import InputError
-from tacit.models.invitation import LONGEST_URL, Invitation, coordinator_address
+from tacit.models.invitation import Invitation
 from tacit.models.wire import CLOCK_TOLERANCE
-from tacit.privacy.codec import Message, Reader, Writer, sha256
+from tacit.privacy.codec import sha256
 from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
 
 Proxy = tuple[str, int]
 RENEW_BEFORE = 1 / 3  # of a certificate's life
-
-
-@dataclass(frozen=True)
-class Enrolled(Message):
-    """What an agent keeps of its enrolment; nothing of it is secret, but all of it is believed.
-
-    Attributes:
-        url: the coordinator, `https://HOST:PORT`.
-        authority: the certificate (DER) of the coordinator's TLS authority.
-        federation: its name and public keys, as they were when it last signed.
-        certificate: the member's.
-    """
-
-    TAG = 0x44
-    LIMIT = LARGEST_REPLY
-
-    url: str
-    authority: bytes = field(repr=False)
-    federation: Federation
-    certificate: Certificate
-
-    def __post_init__(self) -> None:
-        """Refuse a certificate of another authority."""
-        coordinator_address(self.url)
-        if self.certificate.authority_key != self.federation.authority_key:
-            raise ValueError("the certificate is another federation's")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """The coordinator's host and port."""
-        return coordinator_address(self.url)
-
-    @property
-    def tls(self) -> ssl.SSLContext:
-        """How to check the coordinator's certificate: by its own authority alone."""
-        return pinned(ssl.DER_cert_to_PEM_cert(self.authority))
-
-    def write(self, out: Writer) -> None:
-        """Append every field."""
-        out.text(self.url).blob(self.authority)
-        self.federation.write(out)
-        self.certificate.write(out)
-
-    @classmethod
-    def read(cls, source: Reader) -> Self:
-        """Take every field."""
-        url, authority = source.text(LONGEST_URL), source.blob(LARGEST_REPLY)
-        return cls(url, authority, Federation.read(source), Certificate.read(source))
-
-
-def write_enrolled(path: Path, enrolled: Enrolled) -> None:
-    """Keep an enrolment in a file, in place of what was there.
-
-    Raises:
-        InputError: it cannot be written; what was there still is.
-    """
-    try:
-        write_file(path, enrolled.encode(), private=True)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
-
-
-def read_enrolled(path: Path, member: Identity) -> Enrolled | None:
-    """Return the enrolment that a file keeps, None while there is no such file.
-
-    Args:
-        path: the file.
-        member: the agent's key.
-
-    Raises:
-        InputError: it cannot be read, holds none, or that of another key.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    try:
-        enrolled = Enrolled.decode(content)
-    except RemoteProtocolError:
-        raise InputError("holds no enrolment", where=str(path), right="restore it from a copy") from None
-    if enrolled.certificate.subject_key != member.public_key:
-        raise InputError("is the enrolment of another key", where=str(path), right="restore the key it belongs to")
-    return enrolled
 
 
 @dataclass(frozen=True)
@@ -190,7 +106,7 @@ def enrol(
     if status != 200:
         raise InputError(f"the coordinator refuses: {_reason(status, content)}", where="enrolment")
     certificate = _certificate(content, draft, federation)
-    return Enrolled(invitation.url, authority, federation, certificate)
+    return Enrolled(invitation.url, (authority,), federation, certificate)
 
 
 def renew(
@@ -224,6 +140,7 @@ def renew(
     host, port = enrolled.address
     line = Line(host, port, proxy, seconds)
     tls = enrolled.tls
+    authorities = fetch_authorities(line, tls)
     federation = fetch_federation(line, tls)
     if (federation.authority_key, federation.coordinator_key) != (
         enrolled.federation.authority_key,
@@ -245,7 +162,19 @@ def renew(
     status, content = _ask(line, tls, "POST", RENEWAL_PATH, RenewalRequest(draft).signed(member).encode())
     if status != 200:
         raise TurnedAway(status, _reason(status, content))
-    return Enrolled(enrolled.url, enrolled.authority, federation, _certificate(content, draft, federation))
+    return Enrolled(enrolled.url, authorities, federation, _certificate(content, draft, federation))
+
+
+def refresh(enrolled: Enrolled, *, proxy: Proxy | None = None, seconds: float = 20.0) -> Enrolled:
+    """Ask which TLS authorities to trust from now on, and return what to keep; to be called at each start and daily.
+
+    Raises:
+        InputError: the coordinator's certificate is of none of those that are trusted.
+        Unreachable: there was no answer, or none that can be used.
+    """
+    host, port = enrolled.address
+    authorities = fetch_authorities(Line(host, port, proxy, seconds), enrolled.tls)
+    return enrolled if authorities == enrolled.authorities else replace(enrolled, authorities=authorities)
 
 
 def renewal_due(enrolled: Enrolled, now: float) -> bool:
@@ -286,6 +215,23 @@ def fetch_federation(line: Line, tls: ssl.SSLContext) -> Federation:
         return Federation.decode(content)
     except RemoteProtocolError as error:
         raise Unreachable(f"the coordinator's answer cannot be read ({error})") from None
+
+
+def fetch_authorities(line: Line, tls: ssl.SSLContext) -> tuple[bytes, ...]:
+    """Return the TLS authorities (DER) to trust from now on, as a coordinator that is trusted now names them.
+
+    Raises:
+        Unreachable: there was no answer, or none that can be used.
+    """
+    status, content = _ask(line, tls, "GET", AUTHORITIES_PATH)
+    if status != 200:
+        raise Unreachable(f"the coordinator answers {_reason(status, content)}")
+    try:
+        certificates = Authorities.decode(content).certificates
+        pinned("".join(map(ssl.DER_cert_to_PEM_cert, certificates)))
+    except (RemoteProtocolError, ssl.SSLError) as error:
+        raise Unreachable(f"the coordinator's authorities cannot be read ({type(error).__name__})") from None
+    return certificates
 
 
 def check_clock(federation: Federation, now: float) -> None:

@@ -28,6 +28,7 @@ from tacit.privacy.randomness import KEY_BYTES
 
 PREFIX = "/v1/enrol/"
 AUTHORITY_PATH = PREFIX + "ca"
+AUTHORITIES_PATH = PREFIX + "authorities"
 FEDERATION_PATH = PREFIX + "federation"
 MEMBER_PATH = PREFIX + "member"
 RENEWAL_PATH = PREFIX + "renewal"
@@ -35,6 +36,8 @@ RENEWAL_PATH = PREFIX + "renewal"
 LARGEST_REQUEST = 2048  # bytes
 LARGEST_REPLY = 16 << 10
 LONGEST_REASON = 300  # characters
+MOST_AUTHORITIES = 4
+LARGEST_AUTHORITY = 2048  # bytes of a certificate
 
 Refused = Literal[
     "forged",
@@ -90,6 +93,30 @@ class Federation(Message):
     def read(cls, source: Reader) -> Self:
         """Take every field."""
         return cls(source.text(64), source.fixed(KEY_BYTES), source.fixed(KEY_BYTES), source.u64(), source.u64())
+
+
+@dataclass(frozen=True)
+class Authorities(Message):
+    """The TLS authorities that a member is to trust from now on, and no other: certificates as DER."""
+
+    TAG = 0x45
+    LIMIT = LARGEST_REPLY
+
+    certificates: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse to trust nobody, or a crowd."""
+        if not 1 <= len(self.certificates) <= MOST_AUTHORITIES or not all(self.certificates):
+            raise ValueError(f"there are 1 to {MOST_AUTHORITIES} authorities")
+
+    def write(self, out: Writer) -> None:
+        """Append every field."""
+        out.list(self.certificates, out.blob)
+
+    @classmethod
+    def read(cls, source: Reader) -> Self:
+        """Take every field."""
+        return cls(source.list(lambda: source.blob(LARGEST_AUTHORITY), most=MOST_AUTHORITIES, item_bytes=4))
 
 
 @dataclass(frozen=True)

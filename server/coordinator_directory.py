@@ -7,6 +7,7 @@
 | `authority.key` | the secret of the enrolment authority, which signs members' certificates |
 | `ca.pem`, `ca.key` | the private certificate authority for TLS |
 | `server.pem`, `server.key` | what the server shows to agents |
+| `next` | the same four for the next authority, between announcing it and switching to it |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tacit.models.invitation import coordinator_address
 from tacit.models.spelling import nearest
 from tacit.privacy.identity import Identity, check_name
 from tacit.privacy.randomness import Randomness, SystemRandomness
+from tacit.server import tls_rotation
 from tacit.server.enrolment import Registrar
 from tacit.server.local_identity import read_identity
 from tacit.server.store.engine import parse_url, sqlite_file
@@ -120,6 +122,15 @@ class CoordinatorDirectory:
         """The directory of the registered models' files, whatever the working directory is."""
         return self.path / self.settings.models
 
+    def authorities(self) -> tuple[bytes, ...]:
+        """Return the TLS authorities (DER) that agents are to trust: the present one first, and what comes next.
+
+        Read from the disk each time: another process announces, and switches.
+        """
+        present = der(_read_private(self.path / "ca.pem"))
+        coming = tls_rotation.announced(self.path)
+        return tuple(dict.fromkeys([self.ca_der, present, *([coming] if coming else [])]))
+
     @property
     def registrar(self) -> Registrar:
         """Who signs the members' certificates."""
@@ -201,6 +212,7 @@ def open_directory(path: Path, now: datetime) -> CoordinatorDirectory:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InputError("others can enter it", where=str(path), right=f"chmod 700 {path}")
     settings = _read_settings(path / SETTINGS)
+    tls_rotation.complete(path)
     authority = KeyPair(_read_private(path / "ca.pem"), _read_private(path / "ca.key"))
     server = KeyPair(_read_private(path / "server.pem"), _read_private(path / "server.key"))
     try:

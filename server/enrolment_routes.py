@@ -11,11 +11,13 @@ import logging
 from collections.abc import Callable
 
 from tacit.models.enrolment import (
+    AUTHORITIES_PATH,
     AUTHORITY_PATH,
     FEDERATION_PATH,
     LARGEST_REQUEST,
     MEMBER_PATH,
     RENEWAL_PATH,
+    Authorities,
     EnrolmentRequest,
     RenewalRequest,
 )
@@ -35,7 +37,8 @@ class EnrolmentRoutes:
 
     Args:
         membership: decides and keeps.
-        ca_der: the certificate of the TLS authority.
+        ca_der: the certificate of the TLS authority that vouches for this server.
+        authorities: the TLS authorities that members are to trust from now on.
         enrolled: is told of every certificate that is handed out, before its member hears of it.
         limits: what one request may take.
     """
@@ -45,12 +48,14 @@ class EnrolmentRoutes:
         membership: Membership,
         ca_der: bytes,
         *,
+        authorities: Callable[[], tuple[bytes, ...]] | None = None,
         enrolled: Callable[[Certificate], None] = lambda certificate: None,
         limits: Limits | None = None,
     ) -> None:
         """Answer nothing yet."""
         self._membership = membership
         self._ca_der = ca_der
+        self._authorities = authorities or (lambda: (ca_der,))
         self._enrolled = enrolled
         self._limits = limits or Limits()
         self._turn = asyncio.Semaphore(AT_A_TIME)  # strangers may keep a few threads busy, and no more
@@ -82,6 +87,9 @@ class EnrolmentRoutes:
             case str(path) if path == AUTHORITY_PATH:
                 _require(scope, "GET")
                 return self._ca_der
+            case str(path) if path == AUTHORITIES_PATH:
+                _require(scope, "GET")
+                return Authorities(self._authorities()).encode()
             case str(path) if path == FEDERATION_PATH:
                 _require(scope, "GET")
                 return self._membership.registrar.describe(self._membership.now()).encode()

@@ -15,6 +15,7 @@ from tacit.models.errors import InputError
 from tacit.privacy.codec import sha256
 from tacit.privacy.identity import Certificate
 from tacit.privacy.randomness import KEY_BYTES
+from tacit.server import tls_rotation
 from tacit.server.cli.actor import actor
 from tacit.server.cli.output import Format, format_option, print_fields, print_json, print_table
 from tacit.server.coordinator_directory import DEFAULT_PORT, CoordinatorDirectory, create, open_directory
@@ -193,6 +194,27 @@ def revoke(name: str, reason: str, directory: Path) -> None:
         click.echo(f"{name} is revoked: key {client.public_key.hex()}")
     if invitations:
         click.echo(f"{name}: an invitation that was open is void")
+
+
+@coordinator.command("rotate-ca")
+@click.option("--finish", is_flag=True, help="Switch to the authority that was announced.")
+@dir_option
+def rotate_ca(finish: bool, directory: Path) -> None:
+    """Announce a new certificate authority for TLS, and with --finish switch to it.
+
+    Agents hear of it while they are connected, and trust both from then on. Finish once every agent was there, then
+    start the coordinator again. An agent that was away all the time has to be invited again.
+
+    Example: tacit coordinator rotate-ca --dir hub
+    """
+    opened = open_directory(directory.absolute(), _now())
+    if finish:
+        tls_rotation.switch(opened.path)
+        new = open_directory(opened.path, _now())
+        click.echo(f"the authority is now {sha256(new.ca_der).hex()}; start the coordinator again")
+    else:
+        coming = tls_rotation.announce(opened.path, opened.settings.federation, _now())
+        click.echo(f"announced: {sha256(coming).hex()}")
 
 
 @contextmanager

@@ -18,18 +18,20 @@ import pytest
 import uvicorn
 
 from tacit.client.connection import Address, Connection, TurnedAway, Unreachable, pinned
-from tacit.client.enrolment import Enrolled, enrol, read_enrolled, renew, renewal_due, write_enrolled
-from tacit.models.enrolment import AUTHORITY_PATH, FEDERATION_PATH, MEMBER_PATH, RENEWAL_PATH
+from tacit.client.enrolled import Enrolled, read_enrolled, write_enrolled
+from tacit.client.enrolment import enrol, refresh, renew, renewal_due
+from tacit.models.enrolment import AUTHORITIES_PATH, AUTHORITY_PATH, FEDERATION_PATH, MEMBER_PATH, RENEWAL_PATH
 from tacit.models.errors import InputError
 from tacit.models.invitation import Invitation
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import SystemRandomness
-from tacit.server.coordinator_directory import CoordinatorDirectory, create
+from tacit.server.coordinator_directory import CoordinatorDirectory, create, open_directory
 from tacit.server.enrolment_routes import EnrolmentRoutes
 from tacit.server.gate import Application, Gate, Receive, Scope, Send
 from tacit.server.membership import Membership, invite
 from tacit.server.store import Store, open_store
 from tacit.server.superlink import SuperLink, TlsFiles
+from tacit.server.tls_rotation import announce, switch
 
 DAY = 86_400
 
@@ -116,7 +118,10 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         made = Hub(directory, store, membership)
         clock[0] = made.clock
         routes = EnrolmentRoutes(
-            membership, directory.ca_der, enrolled=lambda certificate: made.certified.append(certificate.client)
+            membership,
+            directory.ca_der,
+            authorities=directory.authorities,
+            enrolled=lambda certificate: made.certified.append(certificate.client),
         )
         gate = Gate(nobody, (), enrolment=routes, enrolment_prefix="/v1/enrol/")
         with listening(gate, directory.server_certificate, directory.server_key) as port:
@@ -136,7 +141,7 @@ def test_an_agent_enrols_with_its_token_and_knows_whom_it_has_joined(hub: Hub) -
     enrolled = enrol(hub.invite(), member)
     assert enrolled.federation.name == "hospitals"
     assert enrolled.federation.coordinator_key == hub.directory.coordinator.public_key
-    assert enrolled.authority == hub.directory.ca_der
+    assert enrolled.authorities == (hub.directory.ca_der,)
     enrolled.certificate.check(frozenset({hub.directory.authority.public_key}), int(time.time()))
     assert (enrolled.certificate.client, enrolled.certificate.subject_key) == ("north", member.public_key)
     [client] = hub.store.list_clients()
@@ -288,6 +293,24 @@ def test_a_certificate_that_has_ended_is_not_renewed(hub: Hub) -> None:
         renew(enrolled, member, clock=hub.clock)
 
 
+def test_agents_hear_of_a_new_authority_and_are_there_after_the_switch(hub: Hub) -> None:
+    member, path = identity(), hub.directory.path
+    enrolled = enrol(hub.invite(), member)
+    assert refresh(enrolled) is enrolled
+    coming = announce(path, "hospitals", datetime.now(UTC))
+    told = refresh(enrolled)
+    assert told.authorities == (hub.directory.ca_der, coming) == renew(enrolled, member).authorities
+    switch(path)
+    assert refresh(told).authorities == (hub.directory.ca_der, coming), "the old one still serves"
+    # A coordinator that starts now serves with the new one.
+    restarted = open_directory(path, datetime.now(UTC))
+    routes = EnrolmentRoutes(hub.membership, restarted.ca_der, authorities=restarted.authorities)
+    with listening(routes, restarted.server_certificate, restarted.server_key) as port:
+        url = f"https://127.0.0.1:{port}"
+        assert refresh(replace(told, url=url)).authorities == (coming,)
+        assert "its authority did not issue" in refused(lambda: refresh(replace(enrolled, url=url)))
+
+
 def test_a_coordinator_whose_keys_have_changed_is_not_believed(hub: Hub) -> None:
     member = identity()
     enrolled = enrol(hub.invite(), member)
@@ -299,6 +322,8 @@ def test_a_coordinator_whose_keys_have_changed_is_not_believed(hub: Hub) -> None
     ("method", "path", "content", "status"),
     [
         ("GET", AUTHORITY_PATH, None, 200),
+        ("GET", AUTHORITIES_PATH, None, 200),
+        ("POST", AUTHORITIES_PATH, b"", 405),
         ("POST", AUTHORITY_PATH, b"", 405),
         ("POST", FEDERATION_PATH, b"", 405),
         ("GET", MEMBER_PATH, None, 405),

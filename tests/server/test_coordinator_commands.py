@@ -157,6 +157,16 @@ def test_whoever_is_revoked_can_be_invited_again_and_not_before(invoke: Invoke, 
     assert "nobody of this name" in refused(invoke("revoke", "north"))
 
 
+def test_a_new_authority_is_announced_and_then_switched_to(invoke: Invoke, tmp_path: Path) -> None:
+    before = opened(tmp_path).ca_der
+    assert "no new authority" in refused(invoke("rotate-ca", "--finish"))
+    announced = invoke("rotate-ca").output.split()[-1]
+    assert opened(tmp_path).ca_der == before and "announced already" in refused(invoke("rotate-ca"))
+    assert announced in invoke("rotate-ca", "--finish").output
+    assert sha256(opened(tmp_path).ca_der).hex() == announced
+    assert Invitation.parse(invoke("invite", "--name", "north").stdout).ca_sha256.hex() == announced
+
+
 @pytest.mark.parametrize("arguments", [["clients"], ["invite", "--name", "a"], ["revoke", "a"]])
 def test_a_directory_that_is_none_is_told(arguments: list[str], invoke: Invoke, tmp_path: Path) -> None:
     assert "`tacit coordinator init` makes one" in refused(invoke(*arguments, "--dir", "absent"))
