@@ -245,9 +245,14 @@ def _text(path: Path) -> str:
     except OSError as error:
         what = {errno.ENOENT: "is missing", errno.ELOOP: "is a link"}.get(error.errno or 0)
         raise InputError(what or f"cannot be read ({error.strerror})", where=str(path)) from None
-    with os.fdopen(file, "rb") as opened:
+    try:
         check_private(os.fstat(file), path, stat.S_ISREG, "plain file", "600")
-        content = opened.read(LARGEST_FILE + 1)
+        with os.fdopen(file, "rb", closefd=False) as opened:
+            content = opened.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    finally:
+        os.close(file)
     if len(content) > LARGEST_FILE:
         raise InputError("is larger than an owner writes", where=str(path), right="less than a megabyte")
     try:

@@ -168,6 +168,11 @@ HEAVY = {
         (("--help",), set()),
         (("--version",), set()),
         (("simulate", "--help"), set()),
+        (("agent", "--help"), set()),
+        (("agent", "policy", "--help"), set()),
+        (("agent", "init", "--help"), set()),
+        (("agent", "data", "add", "--help"), set()),
+        (("agent", "outbox", "--help"), set()),
         (("predict", "--help"), {"numpy", "pydantic"}),
         (("model", "list", "--help"), {"alembic", "sqlalchemy"}),
         (("runs", "list", "--help"), {"alembic", "sqlalchemy"}),
@@ -185,6 +190,10 @@ def test_importing_the_packages_is_light() -> None:
     imports = "; ".join(f"import tacit.{part}" for part in PARTS)
     loaded = {name.split(".")[0] for name in json.loads(python(code.format(imports)))}
     assert not loaded & HEAVY
+
+
+def test_an_owner_looks_at_an_agents_directory_without_pytorch() -> None:
+    python("import sys, tacit.client.directory; assert not {'torch', 'flwr'} & set(sys.modules)")
 
 
 def test_the_notebook_function_is_there_and_stays_the_function() -> None:

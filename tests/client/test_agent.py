@@ -383,3 +383,10 @@ def test_no_repr_of_the_agent_holds_data() -> None:
     for thing in (agent, state, state.prepared, reply, train(), rows, result):
         text = shown(lambda thing=thing: thing)  # type: ignore[misc]
         assert SECRET not in text and "41" not in text and "tensor" not in text and "array" not in text
+
+
+def test_an_owner_who_names_a_device_is_obeyed_whatever_the_recipe_says() -> None:
+    plan = full_plan("training.device=cuda:99")
+    assert Workbench(device="cpu").network(plan.encode(), plan)[3] == torch.device("cpu")
+    with pytest.raises(InputError, match="no cuda:99"):
+        Workbench().network(plan.encode(), plan)

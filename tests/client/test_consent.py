@@ -133,3 +133,23 @@ def test_rounds_without_masks_count_against_the_owners_limit() -> None:
     assert ask(agent, prepared()).outcome == "ok"
     assert consent.journal.participations("run") == 1
     assert ask(agent, prepared(), 2).reason.startswith("participations-limit: ")
+
+
+def test_a_paused_agent_refuses_and_pays_nothing_until_it_is_resumed() -> None:
+    agent, consent = owned()
+    paused = [True]
+    consent.paused = lambda: paused[0]
+    assert ask(agent, prepared(*LOCAL)).reason == "paused: its owner has paused it"
+    assert not consent._ledgers and consent.journal.participations("run") == 0
+    (noted,) = consent.journal.audit.entries()
+    assert (noted.kind, noted.details["code"]) == ("offer-refused", "paused")
+    paused[0] = False
+    assert ask(agent, prepared(*LOCAL)).outcome == "ok"
+
+
+def test_a_pause_between_an_offer_and_its_input_keeps_the_input_back() -> None:
+    agent, consent = owned()
+    looks = iter([False, True])
+    consent.paused = lambda: next(looks)
+    assert ask(agent, prepared(*LOCAL)).reason.startswith("paused: ")
+    assert spent(consent, "client") == 0 and consent.journal.participations("run") == 0

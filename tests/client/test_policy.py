@@ -194,7 +194,8 @@ def test_a_request_is_refused_on_one_side_of_a_bound_and_accepted_on_the_other(c
 
 
 def test_every_code_has_a_test() -> None:
-    elsewhere = {"schedule", "participations-limit", "budget-spent", "paused"}  # below: they depend on the time and on the past
+    # Below, or with the agent's consent: they depend on the time, on the past, or on the owner's pause.
+    elsewhere = {"schedule", "participations-limit", "budget-spent", "paused"}
     assert {case.code for case in CASES} | elsewhere == CODES.keys()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tacit.client.policy import Policy
-from tacit.client.policy_file import default_policy_toml, parse_policy, read_policy
+from tacit.client.policy_file import default_policy_toml, parse_policy, read_policy, with_pin
 from tacit.models.errors import InputError
 
 DIGEST = "ab" * 32
@@ -95,3 +95,65 @@ def test_a_mistake_is_one_line_that_says_where_and_what(text: str, said: str) ->
         parse_policy(text, where="policy.toml")
     assert said in str(mistake.value) and str(mistake.value).startswith("policy.toml: ")
     assert "\n" not in str(mistake.value)
+
+
+# Pins
+
+KEY, OTHER = "ab" * 32, "cd" * 32
+HIDE = "[secure_aggregation]\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (f"{HIDE}pinned_organisations = []\n", f'{HIDE}pinned_organisations = ["{KEY}"]\n'),
+        (f'{HIDE}pinned_organisations = ["{OTHER}"]\n', f'{HIDE}pinned_organisations = ["{OTHER}", "{KEY}"]\n'),
+        (f"{HIDE}pinned_organisations=['{OTHER}',]\n", f"{HIDE}pinned_organisations=['{OTHER}', \"{KEY}\"]\n"),
+        (
+            f'{HIDE}pinned_organisations = [\n  "{OTHER}", # the clinic\n]\nmin_cohort = 7\n',
+            f'{HIDE}pinned_organisations = [\n  "{OTHER}", # the clinic\n "{KEY}"]\nmin_cohort = 7\n',
+        ),
+        (
+            f"{HIDE}pinned_organisations = [\n  '{OTHER}' # the clinic\n]\n",
+            f"{HIDE}pinned_organisations = [\n  '{OTHER}' # the clinic\n, \"{KEY}\"]\n",
+        ),
+        (f"{HIDE}# mine\nmin_cohort = 7\n", f'{HIDE}pinned_organisations = ["{KEY}"]\n# mine\nmin_cohort = 7\n'),
+        ("# mine\n", f'# mine\n\n{HIDE}pinned_organisations = ["{KEY}"]\n'),
+        (
+            f"# pinned_organisations = []\n{HIDE}pinned_organisations = [] # none yet\n",
+            f'# pinned_organisations = []\n{HIDE}pinned_organisations = ["{KEY}"] # none yet\n',
+        ),
+    ],
+)
+def test_a_pin_is_added_and_nothing_else_changes(before: str, after: str) -> None:
+    assert with_pin(before, KEY) == after
+    pinned = parse_policy(after).secure_aggregation.pinned_organisations
+    assert KEY in pinned and set(parse_policy(before).secure_aggregation.pinned_organisations) <= set(pinned)
+    assert with_pin(after, KEY) == after
+
+
+def test_a_pin_goes_into_the_file_that_init_makes() -> None:
+    text = default_policy_toml()
+    for key in (KEY, OTHER):
+        text = with_pin(text, key)
+    assert parse_policy(text).secure_aggregation.pinned_organisations == (KEY, OTHER)
+    assert [line for line in text.splitlines() if "pinned_organisations =" not in line] == [
+        line for line in default_policy_toml().splitlines() if "pinned_organisations =" not in line
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"secure_aggregation = {{ pinned_organisations = ['{OTHER}'] }}\n",
+        f'secure_aggregation.pinned_organisations = ["{OTHER}"]\n',
+    ],
+)
+def test_a_pin_that_cannot_be_added_safely_is_printed_to_be_added_by_hand(text: str) -> None:
+    with pytest.raises(InputError, match=f'add "{KEY}" to pinned_organisations in .secure_aggregation. by hand'):
+        with_pin(text, KEY)
+
+
+def test_a_broken_policy_gets_no_pin() -> None:
+    with pytest.raises(InputError, match="is not valid TOML"):
+        with_pin(HIDE + "pinned_organisations = [", KEY)

@@ -70,5 +70,19 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "empty" / "a").read_bytes() == b"1"
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_what_is_private_is_so_from_the_first_byte_whatever_the_process_masks(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_directory(tmp_path / "made", {"key": b"secret"}, private=True)
+        write_file(tmp_path / "made" / "key", b"another", private=True)
+        write_file(tmp_path / "public", b"")
+    finally:
+        os.umask(before)
+    made = tmp_path / "made"
+    assert [path.stat().st_mode & 0o777 for path in (made, made / "key")] == [0o700, 0o600]
+    assert (tmp_path / "public").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
