@@ -357,6 +357,46 @@ def test_neither_the_secret_nor_a_private_key_ever_leaves(hub: Hub, monkeypatch:
     assert invitation.secret not in sent[2] and member.secret_bytes() not in sent[2]
 
 
+def test_an_agent_enrols_through_a_proxy_that_sees_where_it_goes_and_nothing_else(hub: Hub) -> None:
+    seen: list[bytes] = []
+
+    def carry(source: socket.socket, to: socket.socket) -> None:
+        try:
+            while piece := source.recv(65536):
+                seen.append(piece)
+                to.sendall(piece)
+            to.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def tunnel(inner: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += inner.recv(65536)
+        seen.append(head)
+        with inner, socket.create_connection(("127.0.0.1", hub.port)) as outer:
+            inner.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=carry, args=(outer, inner))
+            back.start()
+            carry(inner, outer)
+            back.join()
+
+    def proxy(listening: socket.socket) -> None:
+        for _ in range(3):
+            tunnel(listening.accept()[0])
+
+    member = identity()
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        thread = threading.Thread(target=proxy, args=(bound,), daemon=True)
+        thread.start()
+        enrolled = enrol(hub.invite(), member, proxy=bound.getsockname()[:2])
+        thread.join(10)
+    assert enrolled.certificate.client == "north"
+    everything = b"".join(seen)
+    assert everything.count(f"CONNECT 127.0.0.1:{hub.port}".encode()) == 3
+    assert b"enrol" not in everything and member.public_key not in everything and b"north" not in everything
+
+
 def test_whoever_enrols_is_let_in_at_the_fleet_port_and_turned_away_once_revoked(tmp_path: Path) -> None:
     directory = coordinator(tmp_path / "hub")
     with open_store(directory.db) as store:
