@@ -10,7 +10,7 @@ from tacit.client.contribution import masked_contribution, protected_update
 from tacit.client.masked import Integers, MaskedMember, Membership, Values
 from tacit.client.training import AgentState, Draws, Holdings, Refused, Workbench, measure, rows_of, train
 from tacit.models.errors import InputError
-from tacit.models.messages import ACTIONS, PLAIN_ACTIONS, Instruction, Reply
+from tacit.models.messages import ACTIONS, PLAIN_ACTIONS, Instruction, Reply, canonical_json
 from tacit.models.plan import decode_plan
 from tacit.models.preparation import preparation_sums
 from tacit.models.training import TrainingDiverged
@@ -76,8 +76,12 @@ class Agent:
             except Exception as error:
                 return excuse(error, instruction.action)
         self._state, reply = step(self._state, instruction, self._holdings, self._bench, self._randomness)
+        if consent is None:
+            return reply
         key = (instruction.run, instruction.round, instruction.attempt)
-        if consent is not None and reserved:
+        if reply.outcome == "ok":
+            consent.left(instruction, b"".join([canonical_json(reply.body), *map(bytes, reply.arrays.values())]))
+        if reserved:
             if reply.outcome == "ok":
                 consent.spend(key)
             else:

@@ -120,9 +120,12 @@ class Consent:
         self._check_running()
         if recipe.privacy.noise_cohort and not self.hypothetical:
             raise RemoteProtocolError("hypothetical-noise", "noise as if the cohort were larger protects nobody here")
+        used = Used(participations=self.journal.participations(instruction.run))
+        if self.policy is not None:
+            asked = self._asked(plan, instruction, offer, None, None)
+            self._let_pass(self.policy.judge_before_cost(asked, used, self.now()))
         noise = self._noise(plan, instruction, offer)
         reserved = None if noise is None else self._entry(noise, instruction, offer)
-        used = Used(participations=self.journal.participations(instruction.run))
         if self.policy is not None:
             asked = self._asked(plan, instruction, offer, noise, reserved)
             self._let_pass(self.policy.judge(asked, used, self.now()))  # before a stranger's offer opens a ledger
@@ -178,7 +181,8 @@ class Consent:
             min_cohort=settings.min_cohort if offer is None else offer.min_cohort,
             colluders=0 if offer is None else offer.colluders,
             regular_graph=offer is not None and offer.graph == REGULAR,
-            statistics=statistics,
+            # Without a promise and without masks an update comes with the number of rows.
+            statistics=statistics or frozenset({"examples"} if privacy.unit == "none" and offer is None else ()),
             metrics=frozenset({"loss"}) if privacy.unit == "none" and not statistics else frozenset(),
             rounds=training.rounds,
             parameters=0 if vector is None else int(vector.size),
@@ -287,6 +291,8 @@ class Consent:
         # Only central noise depends on more than the recipe says, and that is never the agent's own.
         privacy = plan.recipe.privacy
         unknown = privacy.noise == "central" and privacy.noise_multiplier is None
+        if unknown and self.policy is not None:
+            raise RemoteProtocolError("unknown-noise", "the recipe does not say how much noise the coordinator adds")
         return noise_plan(plan.recipe, int(vector.size), 2, noise_multiplier=1.0 if unknown else None)
 
     def _entry(self, noise: NoisePlan, instruction: Instruction, offer: Offer | None) -> Entry:

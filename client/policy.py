@@ -53,6 +53,16 @@ class Policy(Section):
         """
         return next(self._refusals(asked, used, now), Accept())
 
+    def judge_before_cost(self, asked: Asked, used: Used, now: float) -> Answer:
+        """Return the first reason that needs no noise to be computed, so that a stranger's recipe costs no time."""
+        refusals = (
+            *self._schedule_refusals(now),
+            *self._aggregation_refusals(asked),
+            *self._approval_refusals(asked),
+            *self._limit_refusals(asked, used),
+        )
+        return next(iter(refusals), Accept())
+
     def budgets(self, unit: Unit) -> dict[Column, RenyiFilter]:
         """Return what a new ledger is opened with; a column that is granted nothing is left out."""
         adjacency = _adjacency(unit)

@@ -88,7 +88,8 @@ def open_budget(
         budgets = {"assured": run_budget(plan, with_spare(recipe.training.rounds))}
     else:
         budgets = None
-    return Budget(recipe, run, PopulationLedger.open(store, population, unit, budgets, identity), repeatable)
+    accounts = PopulationLedger.open(store, population, unit, budgets, identity)
+    return Budget(recipe, run, clients, accounts, repeatable)
 
 
 def fewest_of(plan: NoisePlan) -> int:
@@ -103,6 +104,7 @@ class Budget:
     Attributes:
         recipe: says the promise; there is one.
         run: the run's name.
+        clients: how many the federation has, whoever of them can be asked now: what cohorts are drawn from.
         accounts: the population's ledger.
         repeatable: whether an attempt that a crash broke off is made again with the very same bytes, as only a
             simulation can, so that it costs nothing more.
@@ -110,16 +112,17 @@ class Budget:
 
     recipe: Recipe
     run: str
+    clients: int
     accounts: Accounts
     repeatable: bool = False
 
-    def plan(self, state: RunState, cohort: int, clients: int) -> NoisePlan:
-        """Return the noise of a round that is offered to `cohort` of `clients`.
+    def plan(self, state: RunState, cohort: int) -> NoisePlan:
+        """Return the noise of a round that is offered to so many.
 
         Raises:
             PrivacyError: no noise keeps the promise with so few.
         """
-        return noise_plan(self.recipe, state.vector.size, cohort, clients, l2_clip=state.l2_clip)
+        return noise_plan(self.recipe, state.vector.size, cohort, self.clients, l2_clip=state.l2_clip)
 
     def next_attempt(self, number: int, kept: int) -> int:
         """Return the first attempt at a round that asks nobody for a second input under the same draws.
@@ -128,9 +131,10 @@ class Budget:
             number: the round.
             kept: the first attempt that is not in the store.
         """
-        if self.repeatable:
-            return kept
-        return max([kept, *(attempt + 1 for attempt in self._broken_off(number))])
+        ledger, at = self.accounts.state, (self.run, number)
+        # A crash between giving back and keeping the report leaves an attempt that only the ledger knows.
+        used = ledger.settled if self.repeatable else ledger.settled | set(ledger.waiting)
+        return max([kept, *(key[2] + 1 for key in used if key[:2] == at)])
 
     def resume(self, state: RunState, number: int, clients: Sequence[str]) -> RunState:
         """Count what left before a crash in the middle of a round as spent, for everybody, at the fewest survivors.
@@ -144,7 +148,7 @@ class Budget:
         if not lost:
             return state
         cohort = min(self.recipe.training.cohort or len(clients), len(clients))
-        fewest = Spent(cohort, fewest_of(self.plan(state, cohort, len(clients))))
+        fewest = Spent(cohort, fewest_of(self.plan(state, cohort)))
         taken = Counter(state.taken)
         taken.update({client: lost for client in clients})
         return replace(state, spent=(*state.spent, *lost * (fewest,)), taken=dict(taken))

@@ -309,7 +309,7 @@ class Run:
                 return Training(at, state.vector, self._by_examples), None
             return MaskedTraining(at, state.vector, cohort, self.masking), None
         try:
-            noise = self.budget.plan(state, len(cohort), len(self._clients()))
+            noise = self.budget.plan(state, len(cohort))
         except PrivacyError as error:
             raise Infeasible(str(error), "ask more clients") from None
         words = Keystream(self.randomness.key("central-noise", at.run, at.round, at.attempt))

@@ -20,11 +20,19 @@ class DrawnCohorts:
 
     With `fixed` sampling, `over_selection` asks that share more clients than are wanted. With `poisson` sampling the
     recipe's cohort is the expected number, and everybody asked is wanted.
+
+    Attributes:
+        run: the run's name.
+        training: the recipe's section.
+        randomness: where draws come from.
+        population: how many clients the federation has. A poisson cohort draws each of those that can be asked with
+            the probability that it would have among all: what is accounted does not know who is missing.
     """
 
     run: str
     training: TrainingSection
     randomness: Randomness
+    population: int | None = None
 
     def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
         """Return the clients to ask, and how many reports are enough."""
@@ -33,7 +41,9 @@ class DrawnCohorts:
         label = (self.run, number, attempt)
         wanted = min(self.training.cohort or len(clients), len(clients))
         if self.training.sampling == "poisson":
-            cohort = poisson_cohort(clients, wanted / len(clients), self.randomness, *label)
+            everybody = max(self.population or len(clients), len(clients))
+            rate = min(self.training.cohort or everybody, everybody) / everybody
+            cohort = poisson_cohort(clients, rate, self.randomness, *label)
             return cohort, len(cohort)
         # 10 and 0.1 more are 11, though 10 * 1.1 is a little above 11 in floating point.
         asked = min(len(clients), wanted + math.ceil(wanted * self.training.over_selection - 1e-9))

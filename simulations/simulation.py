@@ -152,7 +152,7 @@ def simulate(
                     plan=plan,
                     transport=transport,
                     recorder=kept.recorder(),
-                    cohorts=cohorts or DrawnCohorts(kept.name, checked.training, randomness),
+                    cohorts=cohorts or DrawnCohorts(kept.name, checked.training, randomness, clients),
                     masking=masking,
                     budget=budget,
                     randomness=randomness,

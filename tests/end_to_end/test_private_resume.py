@@ -53,6 +53,19 @@ class Dying(Memory):
         super().commit(report, state, ledger)
 
 
+def test_an_attempt_that_was_given_back_and_never_kept_does_not_hold_the_run_up() -> None:
+    def nobody_answers_at_first(client: int, action: str, number: int, attempt: int) -> bool:
+        return (number, attempt, action) == (1, 0, "advertise")
+
+    real = ["privacy.unit=client", "privacy.epsilon=8", "secure_aggregation.min_cohort=4"]
+    dying = Masked(real, vanish=nobody_answers_at_first, recorder=Dying(1, 0))
+    with pytest.raises(Killed):
+        dying.execute()
+    resumed = Masked(real, recorder=dying.recorder)
+    resumed.store = dying.recorder.store = dying.store
+    assert len(resumed.execute().spent) == 2
+
+
 def half_silent_at_first(client: int, action: str, number: int, attempt: int) -> bool:
     return (number, attempt) == (1, 0) and client < 5
 

@@ -33,6 +33,15 @@ def chi_square(counts: Counter, outcomes: int, draws: int) -> float:
 
 
 @given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 1000))
+def test_a_poisson_cohort_draws_whoever_is_there_at_the_rate_of_the_whole_federation() -> None:
+    training = TrainingSection(cohort=16, sampling="poisson")
+    there, rounds = NAMES[:20], 400
+    drawn = DrawnCohorts("run", training, RANDOMNESS, population=40)
+    asked = sum(len(drawn.draw(there, number, 0)[0]) for number in range(rounds))
+    # 0.4 of all, whoever is missing; five standard errors of the mean of 8000 draws.
+    assert asked / (rounds * len(there)) == pytest.approx(0.4, abs=5 * math.sqrt(0.24 / 8000))
+
+
 def test_a_fixed_cohort_has_its_size_in_the_order_of_the_clients(sizes: tuple[int, int], number: int) -> None:
     clients, size = NAMES[: sizes[0]], sizes[1]
     cohort = fixed_cohort(clients, size, RANDOMNESS, "run", number)
