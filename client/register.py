@@ -8,11 +8,13 @@ only their owner can know.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import Field, ValidationError
@@ -27,6 +29,7 @@ IN_FILES = frozenset({"audio", "csv", "idx", "images", "jsonl", "npz", "parquet"
 """Schemes whose location is a path."""
 _TASKS = {"audio": "audio-classification", "idx": "image-classification", "images": "image-classification"}
 _HEADING = "# The data sets of this agent; `tacit agent data` writes this file.\n\n"
+_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(.+)")
 Place: TypeAlias = Path | tuple[object, ...]
 
 
@@ -149,9 +152,14 @@ def absolute(source: str, directory: Path) -> str:
     """
     scheme, colon, rest = source.strip().partition(":")
     location, mark, options = rest.partition("?")
-    if scheme not in IN_FILES or not location or location.startswith("${"):
+    prefix, path = "", location
+    if scheme == "sql" and (found := _SQLITE.fullmatch(location)):
+        prefix, path = found.groups()
+    elif scheme not in IN_FILES:
         return source.strip()
-    return f"{scheme}{colon}{os.path.normpath(directory / location)}{mark}{options}"
+    if not path or path.startswith("${"):
+        return source.strip()
+    return f"{scheme}{colon}{prefix}{os.path.normpath(directory / path)}{mark}{options}"
 
 
 def place_of(source: str, environ: Mapping[str, str]) -> Place:
@@ -164,9 +172,21 @@ def place_of(source: str, environ: Mapping[str, str]) -> Place:
     if address.scheme in IN_FILES:
         return Path(os.path.realpath(address.location))
     if address.scheme == "sql":
-        query = " ".join(address.options.get("query", "").lower().split()).rstrip("; ")
-        return (address.scheme, address.location, query)
+        table = address.options.get("table")
+        query = f"select * from {table}" if table is not None else address.options.get("query", "")  # noqa: S608 (compared, never run)
+        return (*_database(address.location), " ".join(query.lower().replace('"', "").split()).rstrip("; "))
     return (address.scheme, address.location, *sorted(address.options.items()))
+
+
+def _database(location: str) -> tuple[object, ...]:
+    """Return which database a URL names, whoever asks it and through which driver."""
+    if found := _SQLITE.fullmatch(location):
+        return ("sqlite", Path(os.path.realpath(found[2])))
+    try:
+        url = urlsplit(location)
+        return (url.scheme.partition("+")[0], url.hostname, url.port, url.path)
+    except ValueError:
+        return (location,)
 
 
 def _known_place(name: str, source: str, environ: Mapping[str, str]) -> Place:

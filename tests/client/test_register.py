@@ -60,6 +60,11 @@ def test_no_second_name_gets_the_same_rows_however_they_are_named(again: str, tm
     [
         ("sql:sqlite:///a.db?query=select * from t", "sql:sqlite:///a.db?query=SELECT  *%20from t;", True),
         ("sql:sqlite:///a.db?query=select * from t", "sql:sqlite:///a.db?query=select * from u", False),
+        ("sql:sqlite:///a.db?query=select * from t", "sql:sqlite+pysqlite:///./b/../a.db?table=T", True),
+        ("sql:sqlite:///a.db?table=t", "sql:sqlite:///a.db?table=u", False),
+        ("sql:sqlite:///a.db?table=t", "sql:sqlite:///b.db?table=t", False),
+        ("sql:postgresql://me:pw@host/db?table=t", "sql:postgresql+psycopg://host/db?table=t", True),
+        ("sql:postgresql://host/db?table=t", "sql:postgresql://other/db?table=t", False),
         ("synthetic:regression?seed=1&rows=5", "synthetic:regression?rows=5&seed=1", True),
         ("synthetic:regression?seed=1", "synthetic:regression?seed=2", False),
     ],
@@ -108,7 +113,16 @@ def test_an_address_that_is_none_is_refused(source: str) -> None:
 def test_a_relative_path_becomes_absolute_and_a_variable_stays() -> None:
     here = Path("/home-of/agent")
     assert absolute("csv:../x.csv?sep=;", here) == "csv:/home-of/x.csv?sep=;"
-    for other in ("csv:/x.csv", "csv:${WARD}/x.csv", "sklearn:wine", "sql:sqlite:///a.db?query=q", "nonsense", "csv:"):
+    assert absolute("sql:sqlite:///a.db?table=t", here) == "sql:sqlite:////home-of/agent/a.db?table=t"
+    for other in (
+        *("csv:/x.csv", "csv:${WARD}/x.csv", "sklearn:wine", "nonsense", "csv:"),
+        *(
+            "sql:sqlite:////a.db?table=t",
+            "sql:sqlite:///${DB}?table=t",
+            "sql:postgresql://host/db?table=t",
+            "sql:${DB}",
+        ),
+    ):
         assert absolute(other, here) == other
 
 
