@@ -33,15 +33,6 @@ def chi_square(counts: Counter, outcomes: int, draws: int) -> float:
 
 
 @given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 1000))
-def test_a_poisson_cohort_draws_whoever_is_there_at_the_rate_of_the_whole_federation() -> None:
-    training = TrainingSection(cohort=16, sampling="poisson")
-    there, rounds = NAMES[:20], 400
-    drawn = DrawnCohorts("run", training, RANDOMNESS, population=40)
-    asked = sum(len(drawn.draw(there, number, 0)[0]) for number in range(rounds))
-    # 0.4 of all, whoever is missing; five standard errors of the mean of 8000 draws.
-    assert asked / (rounds * len(there)) == pytest.approx(0.4, abs=5 * math.sqrt(0.24 / 8000))
-
-
 def test_a_fixed_cohort_has_its_size_in_the_order_of_the_clients(sizes: tuple[int, int], number: int) -> None:
     clients, size = NAMES[: sizes[0]], sizes[1]
     cohort = fixed_cohort(clients, size, RANDOMNESS, "run", number)
@@ -190,3 +181,12 @@ def test_recorded_cohorts_are_repeated_and_all_of_them_are_wanted() -> None:
 def test_a_round_that_was_never_recorded_is_not_repeated_as_an_empty_one() -> None:
     with pytest.raises(InputError, match="kept no cohort of round 2, attempt 0"):
         RecordedCohorts(recipe(1).training, {(1, 0): ("a",)}).draw(NAMES, 2, 0)
+
+
+def test_a_poisson_cohort_draws_whoever_is_there_at_the_rate_of_the_whole_federation() -> None:
+    training = TrainingSection(cohort=16, sampling="poisson")
+    there, rounds = NAMES[:20], 400
+    drawn = DrawnCohorts("run", training, RANDOMNESS, population=40)
+    asked = sum(len(drawn.draw(there, number, 0)[0]) for number in range(rounds))
+    # 0.4 of all, whoever is missing; five standard errors of the mean of 8000 draws.
+    assert asked / (rounds * len(there)) == pytest.approx(0.4, abs=5 * math.sqrt(0.24 / 8000))
