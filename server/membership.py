@@ -50,6 +50,7 @@ class Membership:
         self._registrar = registrar
         self._clock = clock
         self._admitted: set[bytes] = set()
+        self._revoked: set[bytes] = set()
         self._bringing = threading.Lock()
 
     @property
@@ -121,8 +122,10 @@ class Membership:
             # Those who leave first: somebody new may have their name. A certificate that has merely ended closes no
             # door for ever; rounds leave its holder out.
             for client in clients:
-                if client.state == "revoked" and client.public_key in self._admitted:
+                # Also those that this process never let in: the port may remember them from an earlier one.
+                if client.state == "revoked" and client.public_key not in self._revoked:
                     fleet.revoke(client.public_key)
+                    self._revoked.add(client.public_key)
                     self._admitted.discard(client.public_key)
                     _LOG.info("%s takes part no longer", client.name)
             for client in clients:
