@@ -118,7 +118,9 @@ def approves_code(policy: Policy, recipe: Recipe) -> bool:
     return digest is not None and policy.approved.code.get(recipe.model.factory) == digest
 
 
-def steps(recipe: Recipe, source: Source, cohort: int, bench: Workbench, *, run_code: bool) -> list[Step]:
+def steps(
+    recipe: Recipe, source: Source, cohort: int, bench: Workbench, *, run_code: bool, run: str = RUN
+) -> list[Step]:
     """Return the preparation, where there is one, and the first training round of a recipe.
 
     Args:
@@ -127,6 +129,7 @@ def steps(recipe: Recipe, source: Source, cohort: int, bench: Workbench, *, run_
         cohort: how many clients a round is offered to.
         bench: where the network is built.
         run_code: build a network from code that the recipe names; without, its training step comes without a vector.
+        run: the run's name, one that the agent's journal does not know.
 
     Raises:
         InputError: the data do not fit the task, or no round of so many clients can be safe.
@@ -140,13 +143,13 @@ def steps(recipe: Recipe, source: Source, cohort: int, bench: Workbench, *, run_
         if private and has_public_features(source.schema):
             plan = public_plan(plan, outputs, mu)
         else:
-            found.append(_step("preparation", plan, None, recipe.population.clients or cohort))
+            found.append(_step(run, "preparation", plan, None, recipe.population.clients or cohort))
             plan = prepared_plan(plan, preparation_sums(source.train, source.schema), 1, outputs, mu)
         vector = None
         if run_code or not recipe.model.factory:
             model, layout, _, _ = bench.network(plan.encode(), plan)
             vector = read_vector(model, layout).cpu().numpy()
-        found.append(_step("training", plan, vector, cohort))
+        found.append(_step(run, "training", plan, vector, cohort))
     except Infeasible as error:
         raise InputError(error.what, where=f"secure_aggregation, {cohort} clients", right=error.change) from None
     except PrivacyError as error:
@@ -194,13 +197,13 @@ def leaving(step: Step, holdings: Held, bench: Workbench, randomness: Randomness
     yield from _messages(step.name, step.offer, randomness)
 
 
-def _step(name: str, plan: Plan, vector: NDArray[np.float32] | None, cohort: int) -> Step:
+def _step(run: str, name: str, plan: Plan, vector: NDArray[np.float32] | None, cohort: int) -> Step:
     number = 0 if name == "preparation" else 1
     arrays = {} if vector is None else {"vector": vector}
     encoded, recipe = plan.encode(), plan.recipe
     if not recipe.secure_aggregation.enabled:
         action = "prepare" if name == "preparation" else "train"
-        return Step(name, plan, Instruction(action, RUN, number, 0, encoded, arrays=arrays), None)
+        return Step(name, plan, Instruction(action, run, number, 0, encoded, arrays=arrays), None)
     noise = None
     if name == "preparation":
         layout = preparation_layout(plan)
@@ -211,7 +214,7 @@ def _step(name: str, plan: Plan, vector: NDArray[np.float32] | None, cohort: int
         layout = noise.layout or training_layout(vector.size, cohort)
     settings = recipe.secure_aggregation
     offer = Offer.plan(
-        run=RUN,
+        run=run,
         round=number,
         attempt=0,
         model_digest=sha256(b"" if vector is None else vector.tobytes()),
@@ -228,7 +231,7 @@ def _step(name: str, plan: Plan, vector: NDArray[np.float32] | None, cohort: int
         graph=graph_of(cohort),
         mode=settings.mode,
     )
-    instruction = Instruction("advertise", RUN, number, 0, encoded, arrays=arrays, message=offer.encode())
+    instruction = Instruction("advertise", run, number, 0, encoded, arrays=arrays, message=offer.encode())
     return Step(name, plan, instruction, offer)
 
 

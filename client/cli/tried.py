@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 
@@ -75,7 +76,7 @@ def tried(path: Path, recipe: Path, overrides: tuple[str, ...], data: str | None
         size,
         Held(source),
         bench,
-        steps(parsed, source, size, bench, run_code=runs_code),
+        steps(parsed, source, size, bench, run_code=runs_code, run=f"rehearsal-{uuid4().hex}"),
         runs_code or not parsed.model.factory,
         journal,
         Consent(journal, dataset, bench, directory.policy, directory.budgets, time.time),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,14 @@ import pytest
 from dp_accounting import dp_event
 
 from tacit.__main__ import run
+from tacit.client.agent import Agent
+from tacit.client.consent import Consent
 from tacit.client.directory import AgentDirectory
 from tacit.client.lines import FileLines
+from tacit.client.rehearsal import Held, steps
+from tacit.client.training import Workbench
+from tacit.models.data import open_source
+from tacit.models.recipe import parse_recipe
 from tacit.privacy.filters import renyi_filter
 from tacit.privacy.records import Entry
 
@@ -395,6 +402,43 @@ def test_status_counts_what_the_account_holds(owner: Owner) -> None:
     shown = owner.reads("status")
     assert (shown["offers_accepted"], shown["offers_refused"], shown["messages_left"]) == (1, 1, 2)
     assert shown["key"] == directory.identity.public_key.hex()
+
+
+LOCAL = ("privacy.noise=local", "secure_aggregation.enabled=false")
+WITHOUT_MASKS = OPEN.replace("accept_promised_noise = true\npromised_", "") + "[secure_aggregation]\nrequired = false\n"
+
+
+def test_what_a_dry_run_foretold_is_what_an_agent_of_the_directory_does(owner: Owner) -> None:
+    owner.types("data", "add", "wine", "sklearn:wine")
+    rewrite_policy(WITHOUT_MASKS)
+    overrides = [word for setting in LOCAL for word in ("--set", setting)]
+    foretold = owner.reads("outbox", "--dry-run", "recipe.toml", *overrides)
+    (update,) = (field for field in foretold["fields"] if field["step"] == "training")
+    assert foretold["cost"]["column"] == "assured" and not update["masked"]
+
+    directory, bench = AgentDirectory.open(Path("ward")), Workbench()
+    source = open_source("sklearn:wine", task="tabular-classification", environ={})
+    step = steps(parse_recipe(RECIPE, LOCAL), source, 8, bench, run_code=False)[-1]
+    with directory.journal() as journal:
+        agent = Agent("ward", Held(source), bench)
+        paused = directory.pause.noted_in(journal.audit)
+        agent.governed_by(
+            Consent(journal, "wine", bench, directory.policy, directory.budgets, time.time, paused=paused)
+        )
+        owner.types("pause")
+        assert agent.handle(step.instruction).reason.startswith("paused: ")
+        owner.types("resume")
+        reply = agent.handle(step.instruction)
+    assert reply.outcome == "ok" and [*reply.arrays] == [update["field"]]
+    assert (list(reply.arrays["update"].shape), reply.arrays["update"].nbytes) == (update["shape"], update["bytes"])
+    (ledger,) = owner.reads("ledger")
+    assert ledger["columns"]["assured"]["epsilon_spent"] == pytest.approx(foretold["cost"]["epsilon_spent_after"])
+    kinds = [entry["kind"] for entry in owner.reads("audit")]
+    assert kinds[:3] == ["data-added", "paused", "offer-refused"]
+    assert kinds[3:6] == ["resumed", "offer-accepted", "ledger-reserved"]
+    again = owner.reads("outbox", "--dry-run", "recipe.toml", *overrides)["cost"]
+    assert again["would_be_paid"]
+    assert again["epsilon_spent_before"] == pytest.approx(foretold["cost"]["epsilon_spent_after"])
 
 
 def test_no_command_prints_the_secret_key(owner: Owner) -> None:
