@@ -89,6 +89,9 @@ class Register:
             check_name(name)
         except ValueError as error:
             raise InputError(f"{name[:64]!r} is no name of a data set", right=str(error)) from None
+        for key, text in added.model_dump(include={"source", "label", "task", "row"}).items():
+            if not text.isprintable():  # it could not be written, or not be shown
+                raise InputError(f"{key!r} is not usable", where=f"data set {name}", right="printable characters")
         place = place_of(added.source, environ)
         for other, entry in self.entries.items():
             if other == name:
@@ -134,15 +137,21 @@ def parse_register(text: str, *, where: str) -> Register:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"is not valid TOML: {error}", where=where) from None
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        key, message = ".".join(map(str, problem["loc"]))[:64], problem["msg"]
-        raise InputError(
-            f"{key!r} is not usable" if key else "holds something that is no data set",
-            where=where,
-            right=message[:1].lower() + message[1:],
-        ) from None
+        raise _readable(error, where) from None
     except (ValueError, RecursionError):
         raise InputError("is not what `tacit agent data` writes", where=where, right="restore it from a copy") from None
+
+
+def new_data_set(source: str, *, label: str = "label", task: str = "", row: str = "") -> DataSet:
+    """Return an entry as a person gives it; see `DataSet`.
+
+    Raises:
+        InputError: a text cannot be kept.
+    """
+    try:
+        return DataSet(source=source, label=label, task=task, row=row)
+    except ValidationError as error:
+        raise _readable(error, "data set") from None
 
 
 def absolute(source: str, directory: Path) -> str:
@@ -176,6 +185,13 @@ def place_of(source: str, environ: Mapping[str, str]) -> Place:
         query = f"select * from {table}" if table is not None else address.options.get("query", "")  # noqa: S608 (compared, never run)
         return (*_database(address.location), " ".join(query.lower().replace('"', "").split()).rstrip("; "))
     return (address.scheme, address.location, *sorted(address.options.items()))
+
+
+def _readable(error: ValidationError, where: str) -> InputError:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key, message = ".".join(map(str, problem["loc"]))[:64], problem["msg"]
+    what = f"{key!r} is not usable" if key else "holds something that is no data set"
+    return InputError(what, where=where, right=message[:1].lower() + message[1:])
 
 
 def _database(location: str) -> tuple[object, ...]:

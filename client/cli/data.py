@@ -33,10 +33,10 @@ def add(name: str, source: str, label: str, task: str, row: str, path: Path, out
     Example: tacit agent data add visits 'csv:visits.csv' --label readmitted --row visit
     """
     from tacit.client.directory import AgentDirectory
-    from tacit.client.register import DataSet, absolute
+    from tacit.client.register import absolute, new_data_set
 
     directory = AgentDirectory.open(path)
-    added = DataSet(source=absolute(source, Path.cwd()), label=label, task=task, row=row)
+    added = new_data_set(absolute(source, Path.cwd()), label=label, task=task, row=row)
     directory.register.with_added(name, added, os.environ)  # before the rows are read, which may take long
     opened = _opened(added)
     directory.add_data(name, added, os.environ)

@@ -131,6 +131,22 @@ def test_data_that_cannot_be_read_are_not_registered(source: str, owner: Owner) 
     assert contents() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("visits", "csv:visits.csv", "--row", "x" * 65), "'row' is not usable; string should have at most 64"),
+        (("visits", "csv:visits\udcff.csv"), "'source' is not usable"),
+        (("visits", "csv:visits.csv", "--label", "lable"), "label"),
+        (("visits", "csv:visits.csv", "--task", "guessing"), "guessing"),
+        (("vis\x1bits", "csv:visits.csv"), "is no name of a data set"),
+    ],
+)
+def test_an_entry_that_cannot_be_kept_is_refused_in_one_line(words: tuple[str, ...], why: str, owner: Owner) -> None:
+    before = contents()
+    said = owner.types("data", "add", *words, code=2)
+    assert why in said and "\x1b" not in said and contents() == before
+
+
 def test_data_that_vanished_are_missed_in_one_line(owner: Owner) -> None:
     owner.types("data", "add", "visits", "csv:visits.csv")
     Path("visits.csv").unlink()

@@ -110,6 +110,14 @@ def test_an_address_that_is_none_is_refused(source: str) -> None:
         Register().with_added("visits", DataSet(source=source), {})
 
 
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[31m", "a\udcff", "\x00"])
+@pytest.mark.parametrize("key", ["source", "label", "task", "row"])
+def test_a_text_that_cannot_be_written_or_shown_is_refused(key: str, text: str) -> None:
+    entry = csv("/x.csv").model_copy(update={key: f"csv:{text}"})
+    with pytest.raises(InputError, match=f"data set visits: '{key}' is not usable; printable characters"):
+        Register().with_added("visits", entry, {})
+
+
 def test_a_relative_path_becomes_absolute_and_a_variable_stays() -> None:
     here = Path("/home-of/agent")
     assert absolute("csv:../x.csv?sep=;", here) == "csv:/home-of/x.csv?sep=;"
