@@ -170,8 +170,10 @@ class AgentDirectory:
             InputError: see `Register.with_added`; nothing was changed.
         """
         added = added.model_copy(update={"source": absolute(added.source, Path.cwd())})
-        register = self.register.with_added(name, added, environ)
-        return self._registered(register, "data-added", data=name, scheme=added.source.partition(":")[0])
+        scheme = added.source.partition(":")[0]
+        return self._registered(
+            lambda register: register.with_added(name, added, environ), "data-added", data=name, scheme=scheme
+        )
 
     def remove_data(self, name: str) -> AgentDirectory:
         """Take a data set out of the register; its ledger stays.
@@ -180,7 +182,7 @@ class AgentDirectory:
             InUse: an agent is running, and would not notice.
             InputError: there is none of that name; nothing was changed.
         """
-        return self._registered(self.register.without(name), "data-removed", data=name)
+        return self._registered(lambda register: register.without(name), "data-removed", data=name)
 
     def write_policy(self, text: str) -> AgentDirectory:
         """Replace the policy's file.
@@ -196,9 +198,12 @@ class AgentDirectory:
         """Return the text of the policy's file."""
         return _text(self.path / POLICY)
 
-    def _registered(self, register: Register, kind: str, **details: str) -> AgentDirectory:
+    def _registered(self, change: Callable[[Register], Register], kind: str, **details: str) -> AgentDirectory:
         lines = FileLines(self.path / AUDIT)
         try:
+            # Read again now that nobody else can write it: another command may have done so since it was opened.
+            path = self.path / REGISTER
+            register = change(parse_register(_text(path), where=str(path)))
             AuditLog(lines, time.time).append(kind, **details)
             self._write(REGISTER, register.to_toml())
         finally:

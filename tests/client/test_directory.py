@@ -149,6 +149,15 @@ def test_data_that_are_registered_stand_in_the_register_and_in_the_account(made:
     assert stat.S_IMODE((made.path / REGISTER).stat().st_mode) == 0o600
 
 
+def test_two_commands_that_opened_the_directory_at_once_lose_nothing_and_share_no_source(made: AgentDirectory) -> None:
+    first, second = AgentDirectory.open(made.path), AgentDirectory.open(made.path)
+    first.add_data("visits", DataSet(source="csv:/x.csv"), {})
+    with pytest.raises(InputError, match="second privacy budget"):
+        second.add_data("other", DataSet(source="csv:/x.csv"), {})
+    second.add_data("other", DataSet(source="csv:/y.csv"), {})
+    assert list(AgentDirectory.open(made.path).register.sets) == ["visits", "other"]
+
+
 def test_a_data_set_that_is_refused_leaves_no_trace(made: AgentDirectory) -> None:
     opened = made.add_data("visits", DataSet(source="csv:/x.csv"), {})
     before = {path: path.read_bytes() for path in made.path.iterdir()}
