@@ -13,6 +13,7 @@ from tacit.models.preparation import has_public_features
 from tacit.models.recipe import Recipe
 from tacit.models.spending import MECHANISM_WORDS, Costs, spent_costs
 from tacit.privacy.accounting import Cost
+from tacit.privacy.secagg.graph import REGULAR, SIGMA, graph_of
 from tacit.server.checkpoints import RunState
 from tacit.server.environment import code_digest
 from tacit.server.masking import aggregation_facts
@@ -132,7 +133,7 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
     promise: dict[str, Any] = {
         "noise": terms.place,
         "mechanism": MECHANISM_WORDS[terms.unit, terms.place],
-        "delta": terms.delta,
+        "delta": _delta(plan, state),
         "noise_multiplier": plan.noise_multiplier,
         "clip": plan.l2_clip,
         "adaptive_clipping": (
@@ -176,7 +177,7 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
         return promise | {"sentence": f"The noise can be repeated and subtracted: nothing is promised, and {seen}."}
     if not finite:
         return promise | {"sentence": f"So little noise was added that it bounds nothing, and {seen}."}
-    sentence = _sentence(plan, costs, seen)
+    sentence = _sentence(plan, costs, _delta(plan, state), seen)
     for released in _statistics(recipe, state):
         sentence += f" Not covered: {released}."
     return promise | _numbers(recipe, state, costs, about) | {"sentence": sentence}
@@ -255,11 +256,18 @@ def _assumptions(plan: NoisePlan, about: Circumstances) -> list[str]:
     return said
 
 
-def _sentence(plan: NoisePlan, costs: Costs, seen: str) -> str:
+def _delta(plan: NoisePlan, state: RunState) -> float:
+    """Return the delta of a promise: where it rests on masks over a regular graph, each round's graph may be weak."""
+    if plan.layout is None or plan.terms.place != "distributed" or graph_of(plan.cohort) != REGULAR:
+        return plan.terms.delta
+    return plan.terms.delta + len(state.spent) * 2.0**-SIGMA
+
+
+def _sentence(plan: NoisePlan, costs: Costs, delta: float, seen: str) -> str:
     place, unit = plan.terms.place, plan.terms.unit
     cost = costs.by_observer["outsiders" if place == "central" else "coordinator"]
     epsilon = math.ceil(cost.epsilon * 1000) / 1000
-    factor = f"by a factor of at most e^{epsilon:g}, except with probability {cost.delta:g}"
+    factor = f"by a factor of at most e^{epsilon:g}, except with probability {delta:g}"
     seeing = "a reader of the model" if place == "central" else "the coordinator or a reader of the model"
     whom = f"anything {seeing} can see of the updates"
     what = (

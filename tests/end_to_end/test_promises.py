@@ -9,6 +9,8 @@ import pytest
 from dp_accounting import NeighboringRelation, dp_event
 
 from tacit.models.noise import noise_plan
+from tacit.models.recipe import parse_recipe
+from tacit.models.spending import Spent
 from tacit.privacy.accounting import cost, repeated
 from tacit.privacy.ledger import Ledger
 from tacit.server.checkpoints import RunState
@@ -16,7 +18,7 @@ from tacit.server.population_ledger import read_ledger
 from tacit.server.run import BUDGET_SPENT
 from tacit.server.statement import Circumstances, privacy_statement
 
-from .masked import Masked, silent
+from .masked import RECIPE, Masked, silent
 
 DISTRIBUTED = ("privacy.unit=client", "privacy.epsilon=8", "secure_aggregation.mode=elided")
 PLACES = {
@@ -171,3 +173,13 @@ def test_poisson_cohorts_are_divided_by_the_expected_number() -> None:
     said = statement(run, state)
     assert said["sampling"]["counted_against_outsiders"] is True  # type: ignore[index]
     assert said["epsilon_outsiders"] < said["epsilon_fellow_clients"]  # type: ignore[operator]
+
+
+def test_a_sparse_graph_of_masks_adds_its_own_chance_of_failing_to_delta() -> None:
+    said = {}
+    for clients in (100, 300):
+        recipe = parse_recipe(RECIPE, [*THRESHOLDS, *DISTRIBUTED, f"population.clients={clients}"])
+        state = RunState(2, b"", np.zeros(60, np.float32), spent=(Spent(clients, clients),) * 2)
+        said[clients] = privacy_statement(recipe, state, Circumstances(clients))["delta"]
+    assert said[100] == 1e-5
+    assert said[300] == 1e-5 + 2 * 2.0**-40
