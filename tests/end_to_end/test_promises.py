@@ -9,6 +9,7 @@ import pytest
 from dp_accounting import NeighboringRelation, dp_event
 
 from tacit.models.noise import noise_plan
+from tacit.models.plan import Plan
 from tacit.models.recipe import parse_recipe
 from tacit.models.spending import Spent
 from tacit.privacy.accounting import cost, repeated
@@ -18,7 +19,7 @@ from tacit.server.population_ledger import read_ledger
 from tacit.server.run import BUDGET_SPENT
 from tacit.server.statement import Circumstances, privacy_statement
 
-from .masked import RECIPE, Masked, silent
+from .masked import RECIPE, SCHEMA, Masked, silent
 
 DISTRIBUTED = ("privacy.unit=client", "privacy.epsilon=8", "secure_aggregation.mode=elided")
 PLACES = {
@@ -179,7 +180,7 @@ def test_a_sparse_graph_of_masks_adds_its_own_chance_of_failing_to_delta() -> No
     said = {}
     for clients in (100, 300):
         recipe = parse_recipe(RECIPE, [*THRESHOLDS, *DISTRIBUTED, f"population.clients={clients}"])
-        state = RunState(2, b"", np.zeros(60, np.float32), spent=(Spent(clients, clients),) * 2)
+        state = RunState(2, Plan(recipe, SCHEMA).encode(), np.zeros(60, np.float32), spent=(Spent(clients, clients),) * 2)
         said[clients] = privacy_statement(recipe, state, Circumstances(clients))["delta"]
     assert said[100] == 1e-5
     assert said[300] == 1e-5 + 2 * 2.0**-40
