@@ -60,7 +60,7 @@ def tried(path: Path, recipe: Path, overrides: tuple[str, ...], data: str | None
     parsed = load_recipe(recipe, overrides)
     if directory.settings.threads:
         torch.set_num_threads(directory.settings.threads)
-    dataset = data or _only(directory)
+    dataset = data or only_set(directory)
     entry = directory.register.find(dataset)
     source = open_source(entry.source, task=parsed.task.kind, label=parsed.data.label, environ=os.environ)
     size = cohort or parsed.training.cohort or parsed.population.clients
@@ -83,7 +83,8 @@ def tried(path: Path, recipe: Path, overrides: tuple[str, ...], data: str | None
     )
 
 
-def _only(directory: AgentDirectory) -> str:
+def only_set(directory: AgentDirectory) -> str:
+    """Return the one data set that there is; an `InputError` where there are none or several."""
     sets = list(directory.register.sets)
     if len(sets) != 1:
         what = "more than one data set is registered" if sets else "no data set is registered"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from tacit.models.enrolment import PREFIX as ENROLMENT_PREFIX
 from tacit.models.errors import InputError
 from tacit.privacy.codec import sha256
 from tacit.privacy.identity import Certificate
@@ -194,6 +198,68 @@ def revoke(name: str, reason: str, directory: Path) -> None:
         click.echo(f"{name} is revoked: key {client.public_key.hex()}")
     if invitations:
         click.echo(f"{name}: an invitation that was open is void")
+
+
+@coordinator.command()
+@dir_option
+def up(directory: Path) -> None:
+    """Open the fleet port and train the recipes that wait, one after another, until SIGTERM or Ctrl-C.
+
+    Example: tacit coordinator up --dir hub
+    """
+    # Imported here: PyTorch and Flower take seconds that the other commands need not wait for.
+    from tacit.server.enrolment_routes import EnrolmentRoutes
+    from tacit.server.federation import Coordinator
+    from tacit.server.membership import Membership
+    from tacit.server.superlink import SuperLink, TlsFiles
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stopped.set())
+    with _opened(directory) as (opened, store):
+        membership = Membership(store, opened.registrar)
+        link: SuperLink
+
+        def enrolled(certificate: Certificate) -> None:
+            membership.bring(link)
+
+        routes = EnrolmentRoutes(membership, opened.ca_der, authorities=opened.authorities, enrolled=enrolled)
+        link = SuperLink(
+            opened.settings.host,
+            opened.settings.port,
+            tls=TlsFiles(opened.server_certificate, opened.server_key),
+            enrolment=routes,
+            enrolment_prefix=ENROLMENT_PREFIX,
+        )
+        membership.bring(link)
+        with link:
+            click.echo(f"listening on {opened.settings.url}")
+            working = Coordinator(opened, store, membership, link)
+
+            def pause(seconds: float) -> None:
+                stopped.wait(seconds)
+
+            working.work(stopped.is_set, pause)
+
+
+@coordinator.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting, as in training.rounds=5."
+)
+@dir_option
+def start(recipe: Path, overrides: tuple[str, ...], directory: Path) -> None:
+    """Let RECIPE, a TOML file, wait for its turn; the coordinator that is up trains it over its members.
+
+    Example: tacit coordinator start ward.toml --dir hub
+    """
+    from tacit.models.recipe import load_recipe
+    from tacit.server.federation import enqueue
+
+    with _opened(directory) as (opened, _):
+        path = enqueue(opened.path, load_recipe(recipe, overrides), _now())
+    click.echo(f"waits as {path.stem}")
 
 
 @coordinator.command("rotate-ca")

@@ -180,7 +180,9 @@ def test_a_sparse_graph_of_masks_adds_its_own_chance_of_failing_to_delta() -> No
     said = {}
     for clients in (100, 300):
         recipe = parse_recipe(RECIPE, [*THRESHOLDS, *DISTRIBUTED, f"population.clients={clients}"])
-        state = RunState(2, Plan(recipe, SCHEMA).encode(), np.zeros(60, np.float32), spent=(Spent(clients, clients),) * 2)
+        state = RunState(
+            2, Plan(recipe, SCHEMA).encode(), np.zeros(60, np.float32), spent=(Spent(clients, clients),) * 2
+        )
         said[clients] = privacy_statement(recipe, state, Circumstances(clients))["delta"]
     assert said[100] == 1e-5
     assert said[300] == 1e-5 + 2 * 2.0**-40

@@ -1,0 +1,96 @@
+"""`tacit agent enrol` and `start`: become a member of a federation, and take part."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from tacit.client.cli.options import data_option, dir_option
+from tacit.models.errors import InputError
+from tacit.printing import print_fields
+
+
+@click.command()
+@click.option("--token", metavar="TOKEN", help="The invitation; read from standard input where it is left out.")
+@click.option(
+    "--organisation-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The key of the organisation that the invitation names.",
+)
+@dir_option
+def enrol(token: str | None, organisation_key: Path | None, path: Path) -> None:
+    """Become a member of the federation that an invitation is from; the agent's keys stay where they are.
+
+    Other users of this machine can read a command line, so the token may come by standard input instead.
+
+    Example: tacit agent enrol --token tacit1...
+    """
+    from tacit.client.connection import TurnedAway, Unreachable
+    from tacit.client.directory import AgentDirectory
+    from tacit.client.enrolled import write_enrolled
+    from tacit.client.enrolment import enrol as enrol_with
+    from tacit.client.member import ENROLMENT
+    from tacit.models.invitation import Invitation
+    from tacit.models.key_file import read_identity
+
+    directory = AgentDirectory.open(path)
+    text: str = token if token is not None else sys.stdin.read()
+    invitation = Invitation.parse(text.strip())
+    organisation = read_identity(organisation_key) if organisation_key is not None else None
+    if organisation_key is not None and organisation is None:
+        raise InputError("is not there", where=str(organisation_key), right="tacit agent org-key FILE makes one")
+    try:
+        enrolled = enrol_with(
+            invitation, directory.identity, organisation=organisation, proxy=directory.settings.proxy_address
+        )
+    except (Unreachable, TurnedAway) as error:
+        raise click.ClickException(str(error)) from None
+    write_enrolled(directory.path / ENROLMENT, enrolled)
+    with directory.journal() as journal:
+        journal.audit.append("enrolled", name=enrolled.certificate.client, url=enrolled.url)
+    print_fields(
+        {
+            "federation": enrolled.federation.name,
+            "name": enrolled.certificate.client,
+            "coordinator": enrolled.url,
+            "coordinator_key": enrolled.federation.coordinator_key.hex(),
+        }
+    )
+
+
+@click.command()
+@data_option
+@dir_option
+def start(data: str | None, path: Path) -> None:
+    """Take part with a data set until SIGTERM or Ctrl-C; the policy decides about every round, the ledger pays.
+
+    Example: tacit agent start --data patients
+    """
+    from tacit.client.cli.tried import only_set
+    from tacit.client.connection import TurnedAway, Unreachable
+    from tacit.client.directory import AgentDirectory
+    from tacit.client.enrolled import write_enrolled
+    from tacit.client.member import ENROLMENT, enrolment_of, member, refreshed, resident
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    directory = AgentDirectory.open(path)
+    name = data or only_set(directory)
+    enrolled = enrolment_of(directory)
+    try:
+        enrolled = refreshed(directory, enrolled)
+        write_enrolled(directory.path / ENROLMENT, enrolled)
+    except (Unreachable, TurnedAway) as error:
+        click.echo(f"the coordinator was not asked for news: {error}", err=True)
+    with directory.journal() as journal:
+        journal.audit.append("policy-read", sha256=hashlib.sha256(directory.policy_text().encode()).hexdigest())
+        loop = resident(directory, enrolled, member(directory, enrolled, name, journal))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: loop.stop())
+        click.echo(f"{enrolled.certificate.client} takes part in {enrolled.federation.name} with {name}", err=True)
+        loop.run()
