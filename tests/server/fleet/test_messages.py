@@ -136,8 +136,9 @@ def test_an_agent_that_hangs_up_for_good_is_not_there_until_it_asks_again(fleet,
     monkeypatch.setattr("tacit.server.fleet_routes.RETURN_SECONDS", 0.1)
     member = fleet.join("a")
     fleet.wait_for("a")
+    settle(lambda: fleet.link._mailbox._waiting)  # what it hangs up is a request for a message
     member.stop()
-    settle(lambda: fleet.transport.clients() == ())
+    settle(lambda: fleet.transport.clients() == (), 30.0)
     fleet.join("a")
     fleet.wait_for("a")
 
