@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from tacit.models.errors import InputError
+from tacit.printing import Format, format_option, print_fields, print_json, print_table
 from tacit.server.cli.actor import actor
 from tacit.server.cli.options import db_option, models_option
-from tacit.server.cli.output import Format, format_option, print_fields, print_json, print_table
 from tacit.server.registry import Registry, parse_reference
 from tacit.server.store import ModelVersion, open_store
 

@@ -14,8 +14,8 @@ import click
 from pydantic import BaseModel, ValidationError
 
 from tacit.models.errors import InputError
+from tacit.printing import Format, cell, format_option, print_json, print_table
 from tacit.server.cli.inputs import ModelInput, read_records
-from tacit.server.cli.output import Format, cell, format_option, print_json, print_table
 
 if TYPE_CHECKING:
     import httpx

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import click
 
 from tacit.models.errors import InputError
+from tacit.printing import print_json
 from tacit.server.cli.options import db_option, models_option
-from tacit.server.cli.output import print_json
 from tacit.server.local_identity import key_file, read_identity
 from tacit.server.registry import Registry
 from tacit.server.run_directory import RunDirectory

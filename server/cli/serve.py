@@ -11,9 +11,9 @@ import click
 from click.core import ParameterSource
 
 from tacit.models.errors import InputError
+from tacit.printing import Format, format_option, print_fields, print_json, print_table
 from tacit.server.cli.actor import actor
 from tacit.server.cli.options import db_option, models_option
-from tacit.server.cli.output import Format, format_option, print_fields, print_json, print_table
 from tacit.server.store import Store, open_store
 from tacit.server.store.records import SCOPES, Scope
 

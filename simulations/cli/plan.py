@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tacit.models.errors import InputError
-from tacit.server.cli.output import Format, format_option, print_fields, print_json, print_table
+from tacit.printing import Format, format_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from tacit.models.recipe import Recipe

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tacit.models.errors import InputError
+from tacit.printing import Format, format_option, print_json, print_table
 from tacit.server.cli.options import db_option, models_option
-from tacit.server.cli.output import Format, format_option, print_json, print_table
 from tacit.server.registry import Registry
 from tacit.server.store import RunRecord, open_store
 from tacit.simulations.cli.progress import Progress

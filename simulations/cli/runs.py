@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from tacit.printing import Format, format_option, print_fields, print_json, print_table
 from tacit.server.cli.options import db_option
-from tacit.server.cli.output import Format, format_option, print_fields, print_json, print_table
 from tacit.server.store import RoundRecord, RunRecord, open_store
 from tacit.server.store.records import RUN_STATUSES, RunStatus
 

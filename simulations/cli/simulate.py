@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tacit.models.errors import InputError
+from tacit.printing import Format, format_option, print_json
 from tacit.server.cli.options import db_option, models_option
-from tacit.server.cli.output import Format, format_option, print_json
 from tacit.simulations.cli.progress import Progress
 
 REFUSED = 3

@@ -144,7 +144,7 @@ def test_the_list_shows_who_is_there_who_was_and_who_may_come(invoke: Invoke, tm
 def test_an_invitation_that_ended_is_shown_as_such(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     invoke("invite", "--name", "north", "--hours", "1")
     later = datetime.now().astimezone() + timedelta(hours=2)
-    monkeypatch.setattr("tacit.server.cli.coordinator._now", lambda: later)
+    monkeypatch.setattr("tacit.server.cli.members.now", lambda: later)
     assert json.loads(invoke("clients", "--format", "json").output)[0]["state"] == "invitation expired"
 
 

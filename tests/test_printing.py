@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tacit.server.cli.output import cell, print_fields, print_json, print_table
+from tacit.printing import cell, print_fields, print_json, print_table
 
 
 @dataclass(frozen=True)
