@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
 
 from tacit.client.asked import Answer, Asked, Refuse, Used
 from tacit.client.audit import Detail
@@ -22,6 +25,7 @@ from tacit.models.contributions import asks_for_statistics
 from tacit.models.messages import Instruction
 from tacit.models.noise import DEFAULT_DELTA, NoisePlan, noise_plan, place_of
 from tacit.models.plan import Plan, decode_plan
+from tacit.models.recipe import Recipe
 from tacit.models.spending import entry, ledger_event
 from tacit.privacy.codec import sha256
 from tacit.privacy.errors import PrivacyError, RemoteProtocolError
@@ -29,7 +33,7 @@ from tacit.privacy.identity import Pins
 from tacit.privacy.ledger import Anchor
 from tacit.privacy.records import Entry, NoiseBy
 from tacit.privacy.secagg.graph import REGULAR
-from tacit.privacy.secagg.offer import Offer
+from tacit.privacy.secagg.offer import REAL, Offer
 from tacit.privacy.secagg.receipt import Receipt
 from tacit.privacy.terms import Place, Unit
 
@@ -102,20 +106,19 @@ class Consent:
             RemoteProtocolError: the offer is not what the plan says.
         """
         plan = decode_plan(instruction.plan)
-        details: dict[str, Detail] = {
-            "run": instruction.run,
-            "round": instruction.round,
-            "attempt": instruction.attempt,
-        }
+        details = {**_at(instruction), **_told(plan.recipe, offer), "data": self.dataset}
         try:
-            self._judge(plan, instruction, offer)
+            noise = self._judge(plan, instruction, offer)
         except PrivacyError as error:
             code = error.refusal.code if isinstance(error, PolicyRefusal) else "refused"
             self._note("offer-refused", **details, code=code, reason=str(error))
             raise
-        self._note("offer-accepted", **details, recipe=plan.recipe.digest)
+        if noise is not None:
+            details |= {"noise": noise.noise_multiplier, "place": noise.terms.place}
+        self._note("offer-accepted", **details)
 
-    def _judge(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> None:
+    def _judge(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> NoisePlan | None:
+        """Return the promise of a round that passes; None where there is none."""
         recipe = plan.recipe
         self._check_running()
         if recipe.privacy.noise_cohort and not self.hypothetical:
@@ -130,7 +133,7 @@ class Consent:
             asked = self._asked(plan, instruction, offer, noise, reserved)
             self._let_pass(self.policy.judge(asked, used, self.now()))  # before a stranger's offer opens a ledger
         if noise is None or reserved is None:
-            return
+            return None
         ledger = self._ledger(noise)
         if ledger is None:
             raise PolicyRefusal(Refuse("no-budget", "nothing was granted for this"))
@@ -144,6 +147,7 @@ class Consent:
             self._let_pass(self.policy.judge(asked, used, self.now()))
         if not ledger.allows([reserved]):
             raise PolicyRefusal(Refuse("budget-spent", "the data would stand above what was granted at first"))
+        return noise
 
     def _check_running(self) -> None:
         if self.paused():
@@ -229,7 +233,7 @@ class Consent:
         least = open_.plan.min_survivors
         event = None if survivors is None or survivors < least else ledger_event(open_.plan, survivors)
         open_.ledger.spend(open_.entry.key, event)
-        self._note("ledger-spent", run=key[0], round=key[1], attempt=key[2])
+        self._note("ledger-spent", run=key[0], round=key[1], attempt=key[2], survivors=survivors)
 
     def void(self, key: AttemptKey) -> None:
         """Give a reservation back: nothing left."""
@@ -237,11 +241,21 @@ class Consent:
             open_.ledger.void(open_.entry.key)
             self._note("ledger-void", run=key[0], round=key[1], attempt=key[2])
 
-    def left(self, instruction: Instruction, message: bytes) -> None:
-        """Put a message that is about to leave into the account, by its digest."""
-        if self.policy is not None:
-            at: dict[str, Detail] = {"run": instruction.run, "round": instruction.round, "attempt": instruction.attempt}
-            self._note("message-left", **at, what=instruction.action, sha256=sha256(message).hex(), bytes=len(message))
+    def left(self, instruction: Instruction, message: bytes, vector: NDArray[Any] | None = None) -> None:
+        """Put a message that is about to leave into the account, by its digest.
+
+        Args:
+            instruction: what it answers.
+            message: the message.
+            vector: the masked one that goes with it; the message names its digest too.
+        """
+        if self.policy is None:
+            return
+        details = {**_at(instruction), "what": instruction.action, "sha256": sha256(message).hex()}
+        size = len(message)
+        if vector is not None:
+            details["vector_sha256"], size = sha256(vector.data).hex(), size + vector.nbytes
+        self._note("message-left", **details, bytes=size)
 
     def countersigned(self, receipt: Receipt) -> None:
         """Keep the ledger's head that came back in a receipt.
@@ -320,6 +334,26 @@ class Consent:
 
 def _key(instruction: Instruction) -> AttemptKey:
     return instruction.run, instruction.round, instruction.attempt
+
+
+def _at(instruction: Instruction) -> dict[str, Detail]:
+    return {"run": instruction.run, "round": instruction.round, "attempt": instruction.attempt}
+
+
+def _told(recipe: Recipe, offer: Offer | None) -> dict[str, Detail]:
+    """Return what the account says of an offer, so that its owner can read it without the recipe."""
+    told: dict[str, Detail] = {
+        "recipe": recipe.digest,
+        "name": recipe.name,
+        "model": recipe.model.factory or recipe.model.name,
+        "code_sha256": code_digest(recipe.model.factory) if recipe.model.factory else None,
+        "rounds": recipe.training.rounds,
+        "unit": recipe.privacy.unit,
+        "masked": offer is not None and offer.mode == REAL,
+    }
+    if offer is not None:
+        told |= {"offer": offer.digest.hex(), "members": offer.cohort, "min_survivors": offer.min_survivors}
+    return told
 
 
 def _place(plan: Plan) -> Place | None:

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,8 @@ class Consent(Protocol):
         """Give back what was reserved for an attempt: nothing left."""
         ...
 
-    def left(self, instruction: Instruction, message: bytes) -> None:
-        """Put a message that is about to leave into the owner's account."""
+    def left(self, instruction: Instruction, message: bytes, vector: NDArray[Any] | None = None) -> None:
+        """Put a message that is about to leave, and the masked vector that goes with it, into the owner's account."""
         ...
 
     def countersigned(self, receipt: Receipt) -> None:
@@ -147,7 +147,7 @@ class MaskedMember:
             raise
         if reply.vector is not None:
             remember(self._owed, attempt.machine.offer.digest, attempt.machine, MOST_OWED)
-        self._account(instruction, reply.message)
+        self._account(instruction, reply.message, reply.vector)
         vectors = {} if reply.vector is None else {"masked": reply.vector}
         return Reply(message=reply.message, arrays=vectors)
 
@@ -198,9 +198,9 @@ class MaskedMember:
             return self.membership.policy
         return replace(self.membership.policy, approve=lambda offer: consent.judge(instruction, offer))
 
-    def _account(self, instruction: Instruction, message: bytes) -> None:
+    def _account(self, instruction: Instruction, message: bytes, vector: NDArray[Any] | None = None) -> None:
         if self.membership.consent is not None:
-            self.membership.consent.left(instruction, message)
+            self.membership.consent.left(instruction, message, vector)
 
     def _reserve(self, offered: Instruction, offer: Offer) -> Anchor | None:
         consent = self.membership.consent

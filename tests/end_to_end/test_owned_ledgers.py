@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -148,6 +149,38 @@ def test_a_refusal_reaches_the_coordinator_with_its_code_and_the_run_goes_on_wit
         assert not owned.files(client)[0].exists()  # a stranger's offer opens no ledger
     kinds = [entry["kind"] for entry in owned.audit("c00")]
     assert kinds.count("ledger-reserved") == kinds.count("ledger-spent") == kinds.count("receipt-accepted") == 2
+
+
+def test_the_account_says_what_was_accepted_and_every_byte_that_left(owned: Owned) -> None:
+    left: list[Reply] = []
+
+    def noted(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        reply = agent(instruction)
+        if client == "c00" and instruction.action != "receipt":
+            left.append(reply)
+        return reply
+
+    federation = owned.federation(["training.rounds=1"], handler=noted)
+    federation.execute()
+    entries = owned.audit("c00")
+    messages = [entry for entry in entries if entry["kind"] == "message-left"]
+    assert len(messages) == len(left) > 5
+    for entry, reply in zip(messages, left, strict=True):
+        vectors = [np.ascontiguousarray(vector) for vector in reply.arrays.values()]
+        assert entry["bytes"] == len(reply.message) + sum(vector.nbytes for vector in vectors)
+        assert entry["sha256"] == hashlib.sha256(reply.message).hexdigest()
+        assert [entry[name] for name in entry if name == "vector_sha256"] == [
+            hashlib.sha256(vector.data).hexdigest() for vector in vectors
+        ]
+    preparation, training = (entry for entry in entries if entry["kind"] == "offer-accepted")
+    assert (training["name"], training["model"], training["code_sha256"]) == ("r", "logistic", None)
+    assert (training["masked"], training["members"], training["data"]) == (True, 10, "patients")
+    assert (training["unit"], training["noise"], training["place"]) == ("client", 2.0, "distributed")
+    assert preparation["masked"] and "noise" not in preparation  # exact sums, which no noise covers
+    receipts = [entry["offer"] for entry in entries if entry["kind"] == "receipt-accepted"]
+    assert receipts == [training["offer"]]
+    spent = [entry["survivors"] for entry in entries if entry["kind"] == "ledger-spent"]
+    assert spent == [10]
 
 
 def test_an_owner_limits_in_how_many_rounds_of_a_run_its_client_takes_part(owned: Owned) -> None:
