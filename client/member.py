@@ -19,7 +19,7 @@ from tacit.client.journal import AgentJournal
 from tacit.client.masked import Membership
 from tacit.client.training import Workbench
 from tacit.models.errors import InputError
-from tacit.privacy.randomness import SystemRandomness
+from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.privacy.secagg.policy import Policy as RoundPolicy
 
 ENROLMENT = "enrolment"
@@ -52,8 +52,16 @@ def refreshed(directory: AgentDirectory, enrolled: Enrolled) -> Enrolled:
     return current
 
 
-def member(directory: AgentDirectory, enrolled: Enrolled, data: str, journal: AgentJournal) -> Agent:
+def member(
+    directory: AgentDirectory,
+    enrolled: Enrolled,
+    data: str,
+    journal: AgentJournal,
+    randomness: Randomness | None = None,
+) -> Agent:
     """Return the agent of a directory over one of its data sets: its policy decides, its ledger pays.
+
+    Secrets, roundings and noise are drawn from the operating system, unless a source is passed in.
 
     Raises:
         InputError: there is no such data set.
@@ -82,7 +90,7 @@ def member(directory: AgentDirectory, enrolled: Enrolled, data: str, journal: Ag
                 accept_regular_graph=hiding.accept_regular_graph,
             ),
             consent,
-            SystemRandomness(),
+            randomness or SystemRandomness(),
             consent=consent,
         )
     )

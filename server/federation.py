@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tacit.models.plan import decode_plan
 from tacit.models.recipe import Recipe, load_recipe
 from tacit.models.training import resolve_device
 from tacit.privacy.errors import PrivacyError
-from tacit.privacy.randomness import SystemRandomness
+from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.server.budget import open_budget
 from tacit.server.coordinator_directory import CoordinatorDirectory
 from tacit.server.environment import environment
@@ -86,6 +86,7 @@ class Coordinator:
         membership: who may take part.
         link: the fleet port.
         wait_seconds: how long a run waits for as many clients as its rounds need.
+        randomness: where cohorts, rotation seeds and noise of its own come from.
     """
 
     directory: CoordinatorDirectory
@@ -93,6 +94,7 @@ class Coordinator:
     membership: Membership
     link: SuperLink
     wait_seconds: float = 600.0
+    randomness: Randomness = field(default_factory=SystemRandomness)
 
     def work(self, until: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> None:
         """Train what waits, one recipe after another, and look for more, until told otherwise.
@@ -137,7 +139,7 @@ class Coordinator:
         refuse_simulations(recipe)
         check_names(recipe)
         sample = open_public_sample(recipe, os.environ)
-        identity, randomness = self.directory.coordinator, SystemRandomness()
+        identity, randomness = self.directory.coordinator, self.randomness
         directory = RunDirectory(self.directory.path / RUNS / new_directory(recipe).name)
         registry = Registry(self.store, Path(self.directory.models))
         kept = KeptRun(self.store, registry, directory, recipe, identity)

@@ -35,6 +35,7 @@ class GridTransport:
         pause: called with seconds while nothing has arrived.
         forget: called when the open messages are given up.
         share_memory: hand vectors over without copying, for a grid within the process only.
+        by_name: list the agents by name. Ids that are drawn at random are no order that anybody could repeat.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class GridTransport:
         pause: Callable[[float], None] = time.sleep,
         forget: Callable[[], None] = lambda: None,
         share_memory: bool = False,
+        by_name: bool = False,
     ) -> None:
         """Ask for nothing yet."""
         self._grid = grid
@@ -54,18 +56,19 @@ class GridTransport:
         self._pause = pause
         self._forget = forget
         self._share_memory = share_memory
+        self._by_name = by_name
         self._open: dict[str, str] = {}
         self._unsent: list[str] = []
         self._nodes: dict[str, int] = {}
 
     def clients(self) -> tuple[str, ...]:
-        """Return the names of the nodes that are there, in the order of their ids."""
+        """Return the names of the nodes that are there, in the order of their ids, or of the names."""
         ids = sorted(self._grid.get_node_ids())
         if self._names is None:
             self._nodes = {str(node): node for node in ids}
         else:
             self._nodes = {self._names[node]: node for node in ids if node in self._names}
-        return tuple(self._nodes)
+        return tuple(sorted(self._nodes) if self._by_name else self._nodes)
 
     def now(self) -> float:
         """Return the time of the deadlines."""

@@ -169,7 +169,7 @@ class SuperLink:
 
     def transport(self, grid: FleetGrid) -> GridTransport:
         """Return the round engine's way to the agents over a grid."""
-        return GridTransport(grid, names=self._names, pause=grid.wait, forget=grid.discard)
+        return GridTransport(grid, names=self._names, pause=grid.wait, forget=grid.discard, by_name=True)
 
     def start(self) -> None:
         """Listen, and return when requests are answered.

@@ -1,0 +1,256 @@
+"""A federation of five wards as processes: a coordinator and its agents, each with a directory of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from tacit.__main__ import run as tacit
+from tacit.client.directory import AgentDirectory, init
+from tacit.client.register import new_data_set
+from tacit.models.recipe import load_recipe
+from tacit.server.coordinator_directory import CoordinatorDirectory, create
+from tacit.server.federation import enqueue
+from tacit.server.membership import invite
+from tacit.server.store import open_store
+from tacit.simulations.simulation import Simulation, simulate
+
+from .wire_proxy import Ends  # noqa: TID252 - tests are no package that could be named
+
+NAMES = tuple(f"ward-{at}.csv" for at in range(5))  # as a simulation names clients by their files
+SEED = 11
+COMMANDS = Path(__file__).with_name("seeded_commands.py")
+POLICY = """
+[approved]
+models = ["logistic"]
+statistics = ["examples", "counts", "moments"]
+[privacy]
+epsilon_total = 8.0
+accept_promised_noise = true
+promised_epsilon_total = 30.0
+min_noise_multiplier = 1.0
+[secure_aggregation]
+min_cohort = 4
+"""
+RECIPE = """
+name = "ward"
+seed = {seed}
+[task]
+kind = "tabular-classification"
+[data]
+source = "csv:{rows}"
+test = "csv:{public}"
+label = "y"
+[population]
+partition = "by-file"
+[training]
+rounds = {rounds}
+learning_rate = 0.1
+deadline_seconds = 60
+device = "cpu"
+engine = "plain"
+[evaluation]
+validation = 0.0
+[privacy]
+unit = "client"
+noise_multiplier = 2.0
+[secure_aggregation]
+min_cohort = 4
+dropout = 0.2
+colluding = 0.0
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def until(what: Callable[[], bool], seconds: float = 60.0, why: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"it did not happen in time {why()}"
+        time.sleep(0.05)
+
+
+def write_rows(path: Path, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["a", "b", "y"])
+        for a, b in rng.normal(size=(count, 2)):
+            writer.writerow([a, b, "yes" if a > b else "no"])
+
+
+@dataclass
+class Wards:
+    """Where everything is, and what runs.
+
+    Attributes:
+        path: an empty directory.
+        rounds: of the recipe.
+        through: the port that the agents know the coordinator by; its own unless there is a line between them.
+        policies: of the agents that have another one than `POLICY`.
+    """
+
+    path: Path
+    rounds: int = 3
+    port: int = field(default_factory=free_port)
+    through: int = 0
+    policies: Mapping[str, str] = field(default_factory=dict)
+    names: Sequence[str] = NAMES
+    overrides: Sequence[str] = ()
+    write: Callable[[Path, int, int], None] = write_rows
+    environment: dict[str, str] = field(default_factory=lambda: os.environ | {"OMP_NUM_THREADS": "1"})
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    agents: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = self.path / "rows"
+        rows.mkdir()
+        self.owners: dict[str, AgentDirectory] = {}
+        for at, name in enumerate(self.names):
+            self.write(rows / name, 40 + 7 * at, at)
+            directory = init(self.path / name, name)
+            directory = directory.add_data("patients", new_data_set(f"csv:{rows / name}", label="y"), os.environ)
+            self.owners[name] = directory.write_policy(self.policies.get(name, POLICY))
+        self.write(self.path / "public.csv", 60, 99)
+        self.recipe = self.path / "ward.toml"
+        text = RECIPE.format(seed=SEED, rows=rows, public=self.path / "public.csv", rounds=self.rounds)
+        self.recipe.write_text(text)
+        self.hub = self._hub()
+
+    def _hub(self) -> CoordinatorDirectory:
+        made = create(self.path / "hub", datetime.now(UTC), federation="wards", port=self.through or self.port)
+        settings = made.path / "coordinator.toml"
+        settings.write_text(settings.read_text().replace(f"\nport = {self.through}\n", f"\nport = {self.port}\n"))
+        return made
+
+    @property
+    def ends(self) -> Ends:
+        """Return what a line that listens in needs."""
+        return Ends(self.hub.server_certificate, self.hub.server_key, self.hub.path / "ca.pem")
+
+    @property
+    def log(self) -> str:
+        """Return what the coordinator has said."""
+        path = self.path / "coordinator.log"
+        return path.read_text() if path.exists() else ""
+
+    def said(self, name: str) -> str:
+        """Return what an agent has said."""
+        path = self.path / name / "log"
+        return path.read_text() if path.exists() else ""
+
+    def up(self) -> subprocess.Popen[str]:
+        """Start the coordinator and return when it listens."""
+        before = self.log.count("listening on")
+        process = self._start("coordinator.log", "coordinator", "up", "--dir", str(self.hub.path))
+        until(lambda: self.log.count("listening on") > before or process.poll() is not None, 60.0, lambda: self.log)
+        assert process.poll() is None, self.log
+        return process
+
+    def enrol(self) -> None:
+        """Enrol everybody at the coordinator that is up."""
+        with open_store(self.hub.db) as store:
+            for name in self.names:
+                invitation = invite(
+                    store, url=f"https://127.0.0.1:{self.through or self.port}", ca_der=self.hub.ca_der, name=name,
+                    organisation="", organisation_key=None, expires_at=int(time.time()) + 3600, actor="a test",
+                )  # fmt: skip
+                assert tacit(["agent", "enrol", "--dir", str(self.path / name), "--token", invitation.text()]) == 0
+
+    def join(self, *names: str) -> None:
+        """Start agents; everybody if none is named."""
+        chosen = names or tuple(self.names)
+        process = self._start("agents.log", "agents", *(str(self.path / name) for name in chosen), piped=True)
+        assert process.stdout is not None
+        self.agents |= {name: int(process.stdout.readline()) for name in chosen}
+
+    def begin(self) -> None:
+        """Let the recipe wait for its turn."""
+        enqueue(self.hub.path, load_recipe(self.recipe, self.overrides), datetime.now(UTC))
+
+    def finish(self, seconds: float = 80.0) -> str:
+        """Wait for the run's end and return its name."""
+        until(
+            lambda: "model       ward version 1" in self.log or "was not trained" in self.log, seconds, lambda: self.log
+        )
+        assert "was not trained" not in self.log, self.log
+        (record,) = self.runs()
+        assert record.status == "finished"
+        return str(record.run)
+
+    def runs(self) -> Any:
+        with open_store(self.hub.db, create=False) as store:
+            return store.list_runs(None)
+
+    def attempts(self, run: str) -> Any:
+        with open_store(self.hub.db, create=False) as store:
+            return store.rounds(run)
+
+    def model(self, run: str) -> dict[str, Any]:
+        """Return the tensors of a run's model."""
+        return tensors(self.hub.path / "runs" / run)
+
+    def account(self, name: str) -> list[dict[str, Any]]:
+        """Return an agent's account."""
+        return [json.loads(line) for line in self.owners[name].account_lines()]
+
+    def simulated(self, run: str) -> Simulation:
+        """Return the simulation of the same recipe over the same rows, with the same draws, as a run of that name."""
+        return simulate(
+            self.recipe, self.overrides, out=self.path / "simulated" / run, db=str(self.path / "simulated.db"),
+            models=self.path / "simulated-models", key=self.path / "simulated.key", reproducible_noise=True, threads=1,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End what runs."""
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
+                if process.stdout is not None:
+                    process.stdout.close()
+
+    def _start(self, log: str, *words: str, piped: bool = False) -> subprocess.Popen[str]:
+        with (self.path / log).open("a") as said:
+            process = subprocess.Popen(
+                [sys.executable, str(COMMANDS), str(SEED), *words],
+                cwd=self.path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if piped else said, stderr=said,
+                text=True, env=self.environment,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+
+def tensors(directory: Path) -> dict[str, Any]:
+    """Return the tensors of the model in a run's directory."""
+    (file,) = (directory / "model").glob("*.safetensors")
+    return dict(load_file(file))
+
+
+def is_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two models agree in every bit."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes() for name in one
+    )
