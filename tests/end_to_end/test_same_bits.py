@@ -8,7 +8,7 @@ import pytest
 
 from tacit.server.store import open_store
 
-from .wards import NAMES, Wards, is_the_same, tensors  # noqa: TID252 - tests are no package that could be named
+from .wards import Wards, is_the_same, tensors  # noqa: TID252 - tests are no package that could be named
 
 ROUNDS = 10
 
