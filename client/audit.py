@@ -34,6 +34,7 @@ KINDS: Final = (
     "ledger-void",
     "receipt-accepted",
     "receipt-refused",
+    "receipt-unknown",
     "round-failed",
     "policy-read",
     "enrolled",

@@ -30,7 +30,7 @@ from tacit.models.spending import entry, ledger_event
 from tacit.privacy.codec import sha256
 from tacit.privacy.errors import PrivacyError, RemoteProtocolError
 from tacit.privacy.identity import Pins
-from tacit.privacy.ledger import Anchor
+from tacit.privacy.ledger import Anchor, LedgerBroken
 from tacit.privacy.records import Entry, NoiseBy
 from tacit.privacy.secagg.graph import REGULAR
 from tacit.privacy.secagg.offer import REAL, Offer
@@ -257,6 +257,15 @@ class Consent:
             details["vector_sha256"], size = sha256(vector.data).hex(), size + vector.nbytes
         self._note("message-left", **details, bytes=size)
 
+    def owed(self, offer_digest: bytes) -> Anchor | None:
+        """Return the ledger's head that went out for an offer, as the ledger itself says: a restart forgets nothing.
+
+        Raises:
+            LedgerBroken: the ledger is not what was written here.
+        """
+        found = self._paid(offer_digest)
+        return None if found is None else found[1]
+
     def countersigned(self, receipt: Receipt) -> None:
         """Keep the ledger's head that came back in a receipt.
 
@@ -266,11 +275,30 @@ class Consent:
         if not receipt.ledger_counter:
             return
         anchor = Anchor(receipt.ledger_counter, receipt.ledger_head)
+        if (paid := self._paid(receipt.offer_digest)) is not None:
+            paid[0].countersigned(anchor)
         for key, open_ in list(self._open.items()):
             if open_.entry.offer == receipt.offer_digest:
-                open_.ledger.countersigned(anchor)
                 del self._open[key]
         self._note("receipt-accepted", offer=receipt.offer_digest.hex(), counter=anchor.counter)
+
+    def unknown_receipt(self, digest: bytes, receipt: Receipt | None) -> None:
+        """Put a receipt for a round that no ledger here has paid for into the account, by its digest.
+
+        Raises:
+            LedgerBroken: the coordinator signed it for this member, and it countersigns a record that is not there: the
+                end of a ledger was lost, as when a disk was rolled back.
+        """
+        self._note("receipt-unknown", sha256=digest.hex())
+        if receipt is not None and receipt.ledger_counter:
+            raise LedgerBroken(receipt.ledger_counter, "was countersigned, and no ledger here has it")
+
+    def _paid(self, offer_digest: bytes) -> tuple[DatasetLedger, Anchor] | None:
+        """Return the ledger that paid for an offer, and its head at that time."""
+        for ledger in self.journal.kept_ledgers():
+            if (anchor := ledger.reserved_for(offer_digest)) is not None:
+                return ledger, anchor
+        return None
 
     # The protocol's memory
 

@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING
 
 from tacit.client.audit import AuditLog
-from tacit.client.journal import AUDIT, LEDGERS, ROUNDS, AgentJournal, read_ledger
+from tacit.client.journal import AUDIT, ROUNDS, AgentJournal, list_ledgers, read_ledger
 from tacit.client.ledger import Budgets
 from tacit.client.lines import FileLines, Lines, MemoryLines, check_private, is_in_use, read_lines
 from tacit.client.pause import Pause
@@ -151,12 +151,7 @@ class AgentDirectory:
 
     def ledgers(self) -> list[tuple[str, Unit]]:
         """Return the data sets and units that there is a ledger of, in order; those of removed data sets too."""
-        found = []
-        for path in sorted((self.path / LEDGERS).glob("*.ledger")):
-            name, _, unit = path.name.removesuffix(".ledger").rpartition(".")
-            if name and unit in get_args(Unit):
-                found.append((name, cast(Unit, unit)))
-        return found
+        return list_ledgers(self.path)
 
     def ledger(self, dataset: str, unit: Unit) -> Verified:
         """Return a ledger, checked, whether an agent runs or not; see `read_ledger`."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, cast, get_args
 
 from tacit.client.audit import AuditLog
 from tacit.client.ledger import (
@@ -37,6 +37,8 @@ from tacit.privacy.terms import Unit
 ROUNDS, AUDIT, LEDGERS = "rounds.jsonl", "audit.jsonl", "ledgers"
 OpenLines: TypeAlias = Callable[[str], Lines]
 """Opens the lines of a name, a path within the agent's directory."""
+ListLedgers: TypeAlias = Callable[[], Sequence[tuple[str, Unit]]]
+"""Lists the data sets and units that there is a ledger of from before, in order, without opening them."""
 
 
 class JournalBroken(PrivacyError):
@@ -70,15 +72,18 @@ class AgentJournal:
         open_lines: where lines are kept.
         identity: the agent's key, which signs its ledgers.
         now: the clock of the account, in seconds since 1970.
+        kept: lists the ledgers from before.
 
     Raises:
         JournalBroken: a line of the journal is none that was written here.
         AuditBroken: the account is not what was written here.
     """
 
-    def __init__(self, open_lines: OpenLines, identity: Identity, now: Callable[[], float]) -> None:
+    def __init__(
+        self, open_lines: OpenLines, identity: Identity, now: Callable[[], float], kept: ListLedgers = tuple
+    ) -> None:
         """Read what is known already."""
-        self._open_lines, self._identity = open_lines, identity
+        self._open_lines, self._identity, self._kept = open_lines, identity, kept
         self._answers: dict[str, tuple[int, int]] = {}
         self._contributions: dict[str, int] = {}
         self._participations: dict[str, int] = {}
@@ -102,7 +107,7 @@ class AgentJournal:
             InputError: another process has it open, or a file or directory is open to other users.
             JournalBroken, AuditBroken: see the class.
         """
-        return cls(lambda name: FileLines(directory / name), identity, now)
+        return cls(lambda name: FileLines(directory / name), identity, now, lambda: list_ledgers(directory))
 
     @classmethod
     def in_memory(cls, identity: Identity, *, now: Callable[[], float] = time.time) -> Self:
@@ -137,6 +142,16 @@ class AgentJournal:
                 dataset, unit, records, anchors, signer_of(self._identity), is_signed, budgets
             )
         return self._ledgers[dataset, unit]
+
+    def kept_ledgers(self) -> list[DatasetLedger]:
+        """Return all ledgers that were ever opened here, in this process or an earlier one.
+
+        Raises:
+            LedgerBroken, InputError: see `ledger`.
+        """
+        for dataset, unit in self._kept():
+            self.ledger(dataset, unit, {})
+        return list(self._ledgers.values())
 
     def participations(self, run: str) -> int:
         """Return how many training rounds of a run a masked input left for; round 0 is the preparation."""
@@ -199,6 +214,16 @@ class AgentJournal:
                 raise TypeError(what)
         except (TypeError, ValueError, RecursionError):
             raise JournalBroken(f"line {number} of the journal is none that was written here") from None
+
+
+def list_ledgers(directory: Path) -> list[tuple[str, Unit]]:
+    """Return the data sets and units that there is a ledger of in a directory, in order; empty files do not count."""
+    found = []
+    for path in sorted((directory / LEDGERS).glob("*.ledger")):
+        name, _, unit = path.name.removesuffix(".ledger").rpartition(".")
+        if name and unit in get_args(Unit) and path.lstat().st_size:
+            found.append((name, cast(Unit, unit)))
+    return found
 
 
 def read_ledger(directory: Path, dataset: str, unit: Unit, public_key: bytes) -> Verified:

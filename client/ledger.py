@@ -62,6 +62,7 @@ class DatasetLedger:
         self._lines, self._anchors, self._sign = lines, anchors, sign
         self._heads: list[bytes] = []
         self._events: dict[str, dict[Key, dp_event.DpEvent]] = {}
+        self._reservations: dict[bytes, Anchor] = {}  # by the digest of the offer that they are for
         kept = lines.read()
         self._anchor = newest_anchor(anchors.read())
         if kept or self._anchor:
@@ -70,6 +71,8 @@ class DatasetLedger:
                 record = read_record(line)
                 self._heads.append(record_hash(line))
                 if isinstance(record.content, Entry):
+                    if record.state == "reserved":
+                        self._reservations[record.content.offer] = Anchor(record.counter, self._heads[-1])
                     self._know(record.content.key, record.content.event, void=record.state == "void")
             return
         if not budgets:
@@ -93,6 +96,10 @@ class DatasetLedger:
         for key, event in self._events.get(run, {}).items():
             events.setdefault(key[3], []).append(event)
         return {column: tuple(costs) for column, costs in events.items()}
+
+    def reserved_for(self, offer: bytes) -> Anchor | None:
+        """Return the head and counter that went out with the input that an offer was answered with, if one was."""
+        return self._reservations.get(offer)
 
     def allows(self, entries: Sequence[Entry]) -> bool:
         """Say whether all of these could be reserved together."""
@@ -120,6 +127,7 @@ class DatasetLedger:
             for entry, ledger, line in steps:
                 self._store(ledger, line)
                 self._know(entry.key, entry.event)
+                self._reservations[entry.offer] = ledger.anchor
                 stored.append(entry.key)
         except BaseException:
             with suppress(StorageError):

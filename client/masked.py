@@ -25,7 +25,7 @@ from tacit.privacy.secagg.encoding import encode
 from tacit.privacy.secagg.keys import Agree, agreement
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.policy import Journal, Policy
-from tacit.privacy.secagg.receipt import Receipt, offer_digest_of
+from tacit.privacy.secagg.receipt import Receipt, check_receipt, offer_digest_of
 
 MOST_OWED = 8  # rounds whose receipts are waited for, and receipts that may come again
 Key = TypeVar("Key")
@@ -55,8 +55,16 @@ class Consent(Protocol):
         """Put a message that is about to leave, and the masked vector that goes with it, into the owner's account."""
         ...
 
+    def owed(self, offer_digest: bytes) -> Anchor | None:
+        """Return the ledger's head that went out for an offer, also in an earlier process; None if there is none."""
+        ...
+
     def countersigned(self, receipt: Receipt) -> None:
         """Keep the head that came back."""
+        ...
+
+    def unknown_receipt(self, digest: bytes, receipt: Receipt | None) -> None:
+        """Put a receipt that nobody here waits for into the owner's account; None if it is not even one for us."""
         ...
 
 
@@ -116,7 +124,7 @@ class MaskedMember:
     receipts_checked: int = 0
     _current: _Attempt | None = None
     _owed: OrderedDict[bytes, ClientRound] = field(default_factory=OrderedDict)
-    _accepted: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    _accepted: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
 
     def take(self, instruction: Instruction) -> Reply:
         """Take one step.
@@ -249,23 +257,50 @@ class MaskedMember:
         )
 
     def _check_receipt(self, data: bytes) -> None:
-        """Let the machine of the attempt that a receipt is about check it; a bad one raises.
+        """Check a receipt: against its attempt, or against what an earlier process has left in the ledger.
 
-        The same one may come again, if the answer to it was lost; another one for the same attempt may not.
+        A wrong one raises. One that nobody here waits for proves nothing and harms nothing: it is noted and passed
+        over, so that whoever has lost its memory in a restart takes part in the next round all the same.
+
+        The same receipt may come again, if the answer to it was lost; another one for the same attempt may not.
         """
-        known = sha256(data)
-        if known in self._accepted:
+        known, offer_digest = sha256(data), offer_digest_of(data)
+        accepted = self._accepted.get(offer_digest)
+        if accepted is not None:
+            if accepted != known:
+                raise RemoteProtocolError("other-receipt", "another one came for the same attempt before")
             return
-        offer_digest = offer_digest_of(data)
-        machine = self._owed.get(offer_digest)
-        if machine is None:
-            raise RemoteProtocolError("unknown-receipt", "it is for no round that this member waits for")
-        receipt = machine.accept_receipt(data)
-        if self.membership.consent is not None:
-            self.membership.consent.countersigned(receipt)
-        del self._owed[offer_digest]
-        remember(self._accepted, known, None, MOST_OWED)
+        consent, machine = self.membership.consent, self._owed.get(offer_digest)
+        if machine is not None:
+            receipt = machine.accept_receipt(data)
+        elif consent is None:
+            return
+        elif (anchor := consent.owed(offer_digest)) is not None:
+            receipt = self._read_receipt(data, anchor)
+        else:
+            consent.unknown_receipt(known, self._for_us(data))
+            return
+        if consent is not None:
+            consent.countersigned(receipt)
+        self._owed.pop(offer_digest, None)
+        remember(self._accepted, offer_digest, known, MOST_OWED)
         self.receipts_checked += 1
+
+    def _read_receipt(self, data: bytes, anchor: Anchor | None = None) -> Receipt:
+        """Check all of a receipt that can be checked once the attempt is gone: who signed it, for whom, about what."""
+        member, receipt = self.membership, Receipt.decode(data)
+        head, counter = (
+            (receipt.ledger_head, receipt.ledger_counter) if anchor is None else (anchor.head, anchor.counter)
+        )
+        check_receipt(receipt, member.policy.coordinator_key, member.certificate.client, head, counter, member.verify)
+        return receipt
+
+    def _for_us(self, data: bytes) -> Receipt | None:
+        """Return a receipt that the coordinator has signed for this member; None if it is none."""
+        try:
+            return self._read_receipt(data)
+        except RemoteProtocolError:
+            return None
 
 
 def remember(kept: OrderedDict[Key, Value], key: Key, value: Value, most: int) -> None:

@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tacit.client.agent import Agent
 from tacit.client.consent import Consent
 from tacit.client.journal import AgentJournal
+from tacit.client.masked import Membership
 from tacit.client.policy import Policy
 from tacit.models.data.rows import Rows
 from tacit.models.messages import Instruction, Reply
+from tacit.privacy.codec import sha256
 from tacit.privacy.ledger import LedgerBroken
 from tacit.privacy.records import Column
+from tacit.privacy.secagg.receipt import Receipt
 from tacit.server.run import RunFailed
 
-from .masked import Masked, some_rows
+from .masked import Handler, Masked, some_rows
 
 PROMISE = [
     "privacy.unit=client",
@@ -62,13 +66,22 @@ class Owned:
         for agent in federation.agents.values():
             member = agent._member
             assert member is not None
-            membership = member.membership
-            journal = AgentJournal.open(self.directory / agent.client, membership.identity, now=lambda: 0.0)
-            ours = self.policies.get(agent.client, policy())
-            consent = Consent(journal, "patients", agent.bench, ours, granted(ours), now=lambda: 0.0)
-            member.membership = replace(membership, journal=consent, consent=consent)
-            self.consents[agent.client] = consent
+            member.membership = self.member(member.membership, agent)
         return federation
+
+    def restart(self, federation: Masked, client: str) -> None:
+        """Let a client lose its memory, and find its directory as it was left."""
+        self.consents[client].journal.close()
+        (agent,) = (agent for agent in federation.agents.values() if agent.client == client)
+        assert agent._member is not None
+        agent.join(self.member(agent._member.membership, agent))
+
+    def member(self, membership: Membership, agent: Agent) -> Membership:
+        journal = AgentJournal.open(self.directory / agent.client, membership.identity, now=lambda: 0.0)
+        ours = self.policies.get(agent.client, policy())
+        consent = Consent(journal, "patients", agent.bench, ours, granted(ours), now=lambda: 0.0)
+        self.consents[agent.client] = consent
+        return replace(membership, journal=consent, consent=consent)
 
     def close(self) -> None:
         for consent in self.consents.values():
@@ -254,3 +267,91 @@ def test_a_ledger_that_was_rolled_back_keeps_its_client_out(owned: Owned) -> Non
         owned.consents["c05"].journal.ledger("patients", "client", {})
     assert ledger.read_bytes() == b"".join(lines[:3])  # and nothing was written to it
     assert {outcome for outcome, _ in rounds_of(second, "c04")} == {"reported"}
+
+
+Change = Callable[[Receipt], Receipt]
+
+
+def restarting(owned: Owned, federation: Masked, change: Callable[[bytes], bytes] = lambda data: data) -> Handler:
+    """Have c02 lose its memory, and not its directory, before the second round, and change its receipt of the first."""
+
+    def handler(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        if client == "c02" and (instruction.action, instruction.round) == ("advertise", 2):
+            owned.restart(federation, client)
+            return agent(replace(instruction, receipt=change(instruction.receipt)))
+        return agent(instruction)
+
+    return handler
+
+
+def test_a_restart_loses_no_countersignature_and_no_round(owned: Owned) -> None:
+    federation = owned.federation(["training.rounds=3"])
+    federation.handler = restarting(owned, federation)
+    federation.execute()
+    assert rounds_of(federation, "c02") == [("reported", "")] * 3
+    (restarted,) = (agent for agent in federation.agents.values() if agent.client == "c02")
+    assert restarted.receipts_checked == 3, "the first was checked against the ledger, the others as ever"
+    assert len(owned.files("c02")[1].read_bytes().splitlines()) == 3
+    ledger = owned.consents["c02"].journal.ledger("patients", "client", {})
+    assert ledger.unanchored == 1
+    kinds = [entry["kind"] for entry in owned.audit("c02")]
+    assert kinds.count("receipt-accepted") == 3
+    # The preparation cost nothing and went through no ledger; who has lost its memory knows nothing of it.
+    assert kinds.count("receipt-unknown") == 0
+
+
+def signed(change: Callable[[Receipt], Receipt], federation: Masked) -> Callable[[bytes], bytes]:
+    def changed(data: bytes) -> bytes:
+        assert federation.masking is not None
+        return change(Receipt.decode(data)).signed(federation.masking.identity).encode()
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda receipt: replace(receipt, ledger_counter=receipt.ledger_counter + 1), "bad-receipt"),
+        (lambda receipt: replace(receipt, ledger_head=bytes(32)), "bad-receipt"),
+        (lambda receipt: replace(receipt, client="c03"), "bad-receipt"),
+        (lambda receipt: replace(receipt, survivors=("c03", "c04")), "bad-receipt"),
+    ],
+    ids=["another counter", "another head", "another's", "without us"],
+)
+def test_a_wrong_receipt_is_refused_after_a_restart_too(owned: Owned, change: Change, reason: str) -> None:
+    federation = owned.federation(["training.rounds=3"])
+    federation.handler = restarting(owned, federation, lambda data: signed(change, federation)(data))
+    federation.execute()
+    outcomes = rounds_of(federation, "c02")
+    assert outcomes[1][0] == "refused" and outcomes[1][1].startswith(reason) and outcomes[2] == ("reported", "")
+
+
+def test_a_receipt_about_nothing_that_a_ledger_here_ever_paid_for_is_written_down_and_passed_over(owned: Owned) -> None:
+    federation = owned.federation(["training.rounds=2"])
+    strange = b"\x0c" + bytes(64)
+    federation.handler = restarting(owned, federation, lambda data: strange)
+    federation.execute()
+    assert rounds_of(federation, "c02") == [("reported", "")] * 2
+    noted = [entry for entry in owned.audit("c02") if entry["kind"] == "receipt-unknown"]
+    assert noted == [{"kind": "receipt-unknown", "sha256": sha256(strange).hex()}]
+    assert len(owned.files("c02")[1].read_bytes().splitlines()) == 1, "nothing countersigned the first round"
+
+
+def test_a_receipt_that_countersigns_what_is_not_there_shows_that_a_disk_was_rolled_back(owned: Owned) -> None:
+    """Before the first head came back there is no anchor that could show it; the coordinator's receipt does."""
+    federation = owned.federation(["training.rounds=3"])
+    ledger, anchors = owned.files("c02")
+
+    def handler(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        if client == "c02" and (instruction.action, instruction.round) == ("advertise", 2):
+            owned.consents["c02"].journal.close()
+            lines = ledger.read_bytes().splitlines(keepends=True)
+            assert anchors.read_bytes() == b""
+            ledger.write_bytes(lines[0])
+            owned.restart(federation, client)
+        return agent(instruction)
+
+    federation.handler = handler
+    federation.execute()
+    outcome, reason = rounds_of(federation, "c02")[1]
+    assert outcome == "refused" and "countersigned, and no ledger here has it" in reason
