@@ -1,4 +1,4 @@
-"""The one error for what a person gave and that cannot be used."""
+"""The one error for what a person gave and that cannot be used, and the one for what cannot be used right now."""
 
 
 class InputError(ValueError):
@@ -17,3 +17,7 @@ class InputError(ValueError):
         self.right = right
         text = f"{where}: {what}" if where else what
         super().__init__(f"{text}; {right}" if right else text)
+
+
+class Unavailable(Exception):
+    """Something outside, as a database, cannot be used now, through no fault of what was asked; one line, to print."""

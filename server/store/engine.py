@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    NoSuchModuleError,
+    OperationalError,
+    TimeoutError,
+)
 
 from tacit.models.errors import InputError
+from tacit.server.store.errors import StoreUnavailable
 
 BUSY_SECONDS = 30
+# What libpq is told unless the URL says otherwise: a server that has gone without a word is found out within a minute.
+POSTGRESQL = {
+    "application_name": "tacit",
+    "connect_timeout": 10,
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
 WRITES = "tacit_writes"  # the execution option of a transaction that is going to write
 
 
@@ -43,6 +64,31 @@ def sqlite_file(url: URL) -> str | None:
     return url.database
 
 
+def one_line(error: DBAPIError) -> str:
+    """Return the driver's message without the statement, its parameters and line breaks."""
+    return " ".join(str(error.orig).split())
+
+
+@contextmanager
+def available(url: URL) -> Iterator[None]:
+    """Say of whatever keeps a database from being used, and of nothing else, that it is unavailable.
+
+    Raises:
+        StoreUnavailable: it is locked, full, damaged, out of reach, or the connection broke.
+    """
+    try:
+        yield
+    except (OperationalError, InterfaceError, InternalError) as error:
+        raise StoreUnavailable(f"{shown(url)}: {one_line(error)}") from None
+    except TimeoutError:
+        raise StoreUnavailable(f"{shown(url)}: every connection is in use") from None
+    except DatabaseError as error:
+        # Its sub-classes say what is wrong with a statement; the class itself is how SQLite says "malformed".
+        if type(error) is not DatabaseError:
+            raise
+        raise StoreUnavailable(f"{shown(url)}: {one_line(error)}") from None
+
+
 def connect(url: URL, *, create: bool) -> Engine:
     """Return an engine for `url`; parameters never appear in its errors or logs.
 
@@ -64,12 +110,15 @@ def connect(url: URL, *, create: bool) -> Engine:
         options["connect_args"] = {"check_same_thread": False, "timeout": BUSY_SECONDS}
     else:
         options["pool_pre_ping"] = True
+    if url.get_backend_name() == "postgresql":
+        options["connect_args"] = {name: value for name, value in POSTGRESQL.items() if name not in url.query}
     try:
         engine = create_engine(url, **options)
-    except (NoSuchModuleError, ModuleNotFoundError):
-        raise InputError(
-            f"no driver for {url.drivername} is installed", where=shown(url), right="install it, or use an SQLite file"
-        ) from None
+    except (NoSuchModuleError, ImportError):
+        right = "install it, or use an SQLite file"
+        if url.get_backend_name() == "postgresql":
+            right = "install tacit[postgresql], and let the URL begin with postgresql+psycopg://"
+        raise InputError(f"no driver for {url.drivername} is installed", where=shown(url), right=right) from None
     if url.get_backend_name() == "sqlite":
         _configure_sqlite(engine)
     return engine

@@ -1,5 +1,7 @@
 """What the store refuses or cannot do, apart from bad input."""
 
+from tacit.models.errors import Unavailable
+
 
 class RoundAlreadyCommitted(Exception):
     """This round was committed before; nothing was applied again.
@@ -42,5 +44,9 @@ class EnrolmentConflict(Exception):
     """An invitation, a name or a key was taken, or a client has changed, since it was read; nothing was written."""
 
 
-class StoreUnavailable(Exception):
-    """The database cannot be used now (locked, full, unreachable); nothing of the transaction was applied."""
+class StoreUnavailable(Unavailable):
+    """The database cannot be used now: locked, full, unreachable; the same store works again once it can be.
+
+    Nothing of the transaction was applied, or, where a connection broke in the very moment of the commit, all of it:
+    whoever tries again finds that out, as a round that is committed already or a record that is not the next one.
+    """

@@ -10,11 +10,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, InterfaceError, InternalError, OperationalError
 
 from tacit.models.errors import InputError
-from tacit.server.store.engine import WRITES, shown
-from tacit.server.store.errors import StoreUnavailable
+from tacit.server.store.engine import WRITES, available, one_line, shown
 
 # Not Alembic's own name for it: Flower's state may live in the same database, with migrations of its own.
 VERSION_TABLE = "tacit_schema_version"
@@ -30,29 +29,25 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         StoreUnavailable: it is locked or cannot be reached.
     """
     where = shown(engine.url)
-    try:
-        with engine.connect() as connection:
-            present = _revision(connection, where)
-        if revision == "head" and present == _scripts().get_current_head():
-            return
-        with _exclusive(engine) as connection:
-            _revision(connection, where)
-            command.upgrade(_config(connection), revision)
-    except OperationalError as error:
-        raise StoreUnavailable(f"{where}: {one_line(error)}") from None
-    except DatabaseError as error:
-        raise InputError(f"cannot be used as a database ({one_line(error)})", where=where) from None
+    with available(engine.url):
+        try:
+            with engine.connect() as connection:
+                present = _revision(connection, where)
+            if revision == "head" and present == _scripts().get_current_head():
+                return
+            with _exclusive(engine) as connection:
+                _revision(connection, where)
+                command.upgrade(_config(connection), revision)
+        except (OperationalError, InterfaceError, InternalError):
+            raise
+        except DatabaseError as error:
+            raise InputError(f"cannot be used as a database ({one_line(error)})", where=where) from None
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Take the database back to an older `revision`, or to "base"; data that it has no place for is lost."""
     with _exclusive(engine) as connection:
         command.downgrade(_config(connection), revision)
-
-
-def one_line(error: DBAPIError) -> str:
-    """Return the driver's message without the statement, its parameters and line breaks."""
-    return " ".join(str(error.orig).split())
 
 
 @contextmanager

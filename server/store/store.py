@@ -9,12 +9,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from tacit.server.store import audit, keys, ledgers, members, models, runs
-from tacit.server.store.engine import WRITES, connect, parse_url, shown
-from tacit.server.store.errors import StoreUnavailable
+from tacit.server.store.engine import WRITES, available, connect, parse_url, shown
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
@@ -34,7 +32,7 @@ from tacit.server.store.records import (
     RunStatus,
     Scope,
 )
-from tacit.server.store.schema import one_line, upgrade
+from tacit.server.store.schema import upgrade
 
 COORDINATOR = "coordinator"
 
@@ -364,17 +362,10 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with self._available(), Session(self._engine) as session, session.begin():
+        with available(self._engine.url), Session(self._engine) as session, session.begin():
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[tuple[Session, datetime]]:
-        with self._available(), Session(self._writer) as session, session.begin():
+        with available(self._engine.url), Session(self._writer) as session, session.begin():
             yield session, self._now()
-
-    @contextmanager
-    def _available(self) -> Iterator[None]:
-        try:
-            yield
-        except OperationalError as error:
-            raise StoreUnavailable(f"{shown(self._engine.url)}: {one_line(error)}") from None

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    from tacit.models.errors import InputError
+    from tacit.models.errors import InputError, Unavailable
     from tacit.privacy.errors import BudgetExceeded
 
     try:
@@ -130,6 +130,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), REFUSED)
     except InputError as error:
         return _fail(str(error), WRONG_INPUT)
+    except Unavailable as error:
+        return _fail(str(error), FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted", FAILED)
     except BrokenPipeError:
