@@ -20,6 +20,8 @@ COMMANDS: Table = {
     "revoke": ("tacit.server.cli.members", "revoke", "Let a client take part no longer."),
     "up": ("tacit.server.cli.up", "up", "Open the fleet port and train the recipes that wait."),
     "start": ("tacit.server.cli.runs", "start", "Let a recipe wait for its turn."),
+    "status": ("tacit.server.cli.status", "status", "Show how the federation stands."),
+    "stop": ("tacit.server.cli.runs", "stop", "End the coordinator that is up, or one run."),
     "rotate-ca": ("tacit.server.cli.coordinator", "rotate_ca", "Change the certificate authority for TLS."),
 }
 

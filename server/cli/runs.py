@@ -1,12 +1,22 @@
-"""`tacit coordinator start`: which runs a federation has before it."""
+"""`tacit coordinator start` and `stop`: what a coordinator trains, and that it ends."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import click
 
+from tacit.models.errors import InputError
+from tacit.models.spelling import nearest
 from tacit.server.cli.directory import dir_option, now, opened
+from tacit.server.coordinator_lock import Holder, holder
+from tacit.server.run_queue import ask_to_stop, forget_stop, queued, withdraw
+from tacit.server.store import Store
+
+LOOK_SECONDS = 0.1
 
 
 @click.command()
@@ -26,3 +36,75 @@ def start(recipe: Path, overrides: tuple[str, ...], directory: Path) -> None:
     with opened(directory) as (hub, _):
         path = enqueue(hub.path, load_recipe(recipe, overrides), now())
     click.echo(f"waits as {path.stem}")
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.0),
+    default=60.0,
+    show_default=True,
+    help="How long to wait until the coordinator has ended.",
+)
+@dir_option
+def stop(run: str | None, seconds: float, directory: Path) -> None:
+    """End the coordinator that is up, or with RUN that run alone: now if it waits, else after the round that is going.
+
+    Example: tacit coordinator stop --dir hub
+    """
+    with opened(directory) as (hub, store):
+        if run is None:
+            _stop_coordinator(hub.path, seconds)
+        else:
+            click.echo(_stop_run(hub.path, store, run))
+
+
+def _stop_coordinator(directory: Path, seconds: float) -> None:
+    found = holder(directory)
+    if found is None:
+        click.echo("no coordinator is up")
+        return
+    if not found.is_here:
+        raise InputError(
+            f"its coordinator is up elsewhere: process {found.pid} of {found.place}",
+            where=str(directory),
+            right="stop it there",
+        )
+    try:
+        os.kill(found.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        raise InputError(
+            f"its coordinator, process {found.pid}, is another user's", where=str(directory), right="stop it as that"
+        ) from None
+    deadline = time.monotonic() + seconds
+    while holder(directory) == found:
+        if time.monotonic() > deadline:
+            raise click.ClickException(_still_there(found, seconds))
+        time.sleep(LOOK_SECONDS)
+    click.echo(f"the coordinator (pid {found.pid}) has ended")
+
+
+def _still_there(found: Holder, seconds: float) -> str:
+    return (
+        f"the coordinator (pid {found.pid}) was told to end and has not after {seconds:g} s;"
+        " it ends by itself as soon as it has kept what it is at"
+    )
+
+
+def _stop_run(directory: Path, store: Store, run: str) -> str:
+    going = [record.run for record in store.list_runs(None, "running")]
+    waiting = [one.run for one in queued(directory) if one.run not in going]
+    if run not in (*going, *waiting):
+        known = nearest(run, [*going, *waiting])
+        right = f"the nearest is {known}" if known else "none is going or waits"
+        raise InputError("is no run that is going or waits", where=run, right=right)
+    # First, as a run that waits may have its turn in this moment.
+    ask_to_stop(directory, run)
+    if run in waiting and withdraw(directory, run):
+        if holder(directory) is None:
+            forget_stop(directory, run)
+        return f"{run} does not wait any more"
+    return f"{run} ends after the round that is going, with the model so far"

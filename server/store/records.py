@@ -113,6 +113,23 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Counts over all runs; each has every word that there is, also where it counts none.
+
+    Attributes:
+        runs: runs by status.
+        attempts: attempts at rounds, preparations too, by outcome.
+        seconds: how long they took, by outcome.
+        asked: what became of the clients that they asked.
+    """
+
+    runs: Mapping[RunStatus, int]
+    attempts: Mapping[RoundOutcome, int]
+    seconds: Mapping[RoundOutcome, float]
+    asked: Mapping[ParticipationOutcome, int]
+
+
+@dataclass(frozen=True)
 class LedgerLine:
     """A record of a population's ledger: its number, from 1, and its bytes."""
 

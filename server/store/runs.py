@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -143,13 +143,17 @@ def rounds(session: Session, run: str) -> list[RoundRecord]:
 
 def last_committed_round(session: Session, run: str) -> RoundRecord | None:
     """Return the newest round that became part of the model, None before the first."""
+    return _newest(session, run, select(RoundRow).where(RoundRow.run == run, RoundRow.outcome == "committed"))
+
+
+def last_attempt(session: Session, run: str) -> RoundRecord | None:
+    """Return the newest attempt at a round, None before the first."""
+    return _newest(session, run, select(RoundRow).where(RoundRow.run == run))
+
+
+def _newest(session: Session, run: str, attempts: Select[RoundRow]) -> RoundRecord | None:
     _row(session, run)
-    query = (
-        select(RoundRow)
-        .where(RoundRow.run == run, RoundRow.outcome == "committed")
-        .order_by(RoundRow.number.desc())
-        .limit(1)
-    )
+    query = attempts.order_by(RoundRow.number.desc(), RoundRow.attempt.desc()).limit(1)
     row = session.scalars(query).one_or_none()
     return _round_records(session, run, [row], number=row.number)[0] if row else None
 

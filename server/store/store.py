@@ -11,12 +11,13 @@ from typing import Any, Self
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from tacit.server.store import audit, keys, ledgers, members, models, runs
+from tacit.server.store import audit, figures, keys, ledgers, members, models, runs
 from tacit.server.store.engine import WRITES, available, connect, parse_url, shown
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
     ClientRecord,
+    Figures,
     InvitationRecord,
     KeyRecord,
     LedgerLine,
@@ -166,6 +167,16 @@ class Store:
         """Return the newest round that is part of the model, None before the first."""
         with self._read() as session:
             return runs.last_committed_round(session, run)
+
+    def last_attempt(self, run: str) -> RoundRecord | None:
+        """Return the newest attempt at a round, however it ended, None before the first."""
+        with self._read() as session:
+            return runs.last_attempt(session, run)
+
+    def figures(self) -> Figures:
+        """Return counts over all runs."""
+        with self._read() as session:
+            return figures.figures(session)
 
     def next_attempt(self, run: str, number: int) -> int:
         """Return the number of the next attempt at a round, also after a restart: 0 if it was never tried."""

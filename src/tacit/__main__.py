@@ -21,7 +21,7 @@ COMMANDS: Table = {
     "simulate": ("tacit.simulations.cli.simulate", "simulate", "Run a whole federation on this machine."),
     "runs": ("tacit.simulations.cli.reproduce", "runs", "List, inspect, compare and repeat runs."),
     "privacy": ("tacit.__main__", "privacy", "Plan and show what is promised about whom."),
-    "coordinator": ("tacit.server.cli.coordinator", "coordinator", "Invite clients, list and revoke them."),
+    "coordinator": ("tacit.server.cli.coordinator", "coordinator", "Run a federation over its members."),
     "agent": ("tacit.client.cli.agent", "agent", "Take part with your own data, by your own rules."),
     "model": ("tacit.server.cli.model", "model", "List, inspect, promote, export and verify models."),
     "serve": ("tacit.server.cli.serve", "serve", "Serve registered models over HTTP."),

@@ -77,6 +77,7 @@ def test_what_is_asked_of_a_run_that_is_not_there_is_refused(store: Store) -> No
         lambda: store.get_run("nobody"),
         lambda: store.rounds("nobody"),
         lambda: store.last_committed_round("nobody"),
+        lambda: store.last_attempt("nobody"),
         lambda: store.next_attempt("nobody", 1),
         lambda: store.set_run_status("nobody", "failed"),
         lambda: store.finish_run("nobody", {}),
@@ -216,6 +217,31 @@ def test_an_aborted_attempt_leaves_room_for_the_next(store: Store, run: str) -> 
         (2, "aborted"),
     ]
     assert store.last_committed_round(run) == replace(ROUND, attempt=1)
+    assert store.last_attempt(run) == replace(aborted, attempt=2)
+
+
+def test_the_last_attempt_is_the_newest_one_however_it_ended(store: Store, run: str) -> None:
+    assert store.last_attempt(run) is None
+    store.commit_round(run, ROUND)
+    assert store.last_attempt(run) == ROUND
+    store.commit_round(run, replace(ROUND, number=2, outcome="aborted"))
+    assert store.last_attempt(run) == replace(ROUND, number=2, outcome="aborted")
+
+
+def test_figures_count_over_all_runs_and_name_what_there_is_none_of(store: Store) -> None:
+    nothing = store.figures()
+    assert nothing.runs == dict.fromkeys(RUN_STATUSES, 0) and nothing.asked == dict.fromkeys(PARTICIPATION_OUTCOMES, 0)
+    assert nothing.attempts == {"committed": 0, "aborted": 0} and nothing.seconds == {"committed": 0.0, "aborted": 0.0}
+    for name in ("run-1", "run-2"):
+        store.create_run(replace(RUN, run=name))
+        store.commit_round(name, ROUND)
+    store.commit_round("run-2", replace(ROUND, number=2, outcome="aborted", seconds=4.0))
+    store.set_run_status("run-1", "failed")
+    counted = store.figures()
+    assert counted.runs == nothing.runs | {"running": 1, "failed": 1}
+    assert counted.attempts == {"committed": 2, "aborted": 1}
+    assert counted.seconds == {"committed": 2 * ROUND.seconds, "aborted": 4.0}
+    assert counted.asked == nothing.asked | {"reported": 3, "refused": 3}
 
 
 def test_the_preparation_is_round_zero_and_does_not_count(store: Store, run: str) -> None:

@@ -1,0 +1,97 @@
+"""The recipes that wait in a coordinator's directory, as files; the oldest is trained first.
+
+| file in `queue` | means |
+|---|---|
+| RUN.toml | the recipe of a run that waits, or is being trained |
+| RUN.failed | one that was put aside, with the reason in the log |
+| RUN.stop | the run is to end after the round that is going |
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tacit.models.durable import write_file
+from tacit.models.errors import InputError
+
+QUEUE = "queue"
+WAITS, FAILED, STOP = ".toml", ".failed", ".stop"
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A recipe in the queue: the run that is made of it, the recipe's name, and since when it is there."""
+
+    run: str
+    recipe: str
+    since: datetime
+
+
+def queued(directory: Path, kind: str = WAITS) -> tuple[Queued, ...]:
+    """Return what waits in a coordinator's directory, in order, or what was put aside."""
+    found = (_queued(path) for path in sorted((directory / QUEUE).glob(f"*{kind}")))
+    return tuple(one for one in found if one is not None)
+
+
+def withdraw(directory: Path, run: str) -> bool:
+    """Take a recipe out of the queue, and return whether it was there.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    path = directory / QUEUE / f"{run}{WAITS}"
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"cannot be removed ({error.strerror})", where=str(path)) from None
+    _flush(path.parent)
+    return True
+
+
+def ask_to_stop(directory: Path, run: str) -> None:
+    """Ask whoever trains a run to end it after the round that is going, with the model so far; on disk on return.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = directory / QUEUE / f"{run}{STOP}"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_file(path, b"", private=True)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def forget_stop(directory: Path, run: str) -> None:
+    """Take the wish back that a run ends, once it has, or will not begin."""
+    (directory / QUEUE / f"{run}{STOP}").unlink(missing_ok=True)
+
+
+def is_to_stop(directory: Path, run: str) -> bool:
+    """Return whether somebody has asked for a run to end."""
+    return (directory / QUEUE / f"{run}{STOP}").exists()
+
+
+def _queued(path: Path) -> Queued | None:
+    try:
+        since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        recipe = tomllib.loads(path.read_text(encoding="utf-8")).get("name", "")
+    except FileNotFoundError:  # it had its turn a moment ago
+        return None
+    except (OSError, ValueError):  # whoever trains it will say so
+        return Queued(path.stem, "", since)
+    return Queued(path.stem, str(recipe), since)
+
+
+def _flush(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

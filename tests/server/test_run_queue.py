@@ -1,0 +1,60 @@
+"""The queue of a coordinator is files that appear and go whole."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tacit.models.errors import InputError
+from tacit.server.run_queue import FAILED, QUEUE, ask_to_stop, forget_stop, is_to_stop, queued, withdraw
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Path:
+    (tmp_path / QUEUE).mkdir()
+    return tmp_path / QUEUE
+
+
+def test_recipes_wait_in_the_order_of_their_names(queue: Path, tmp_path: Path) -> None:
+    for name in ("2-b", "1-c", "3-a"):
+        (queue / f"{name}.toml").write_text(f'name = "{name[2:]}"\n')
+    (queue / "0-x.failed").write_text('name = "x"\n')
+    assert [(one.run, one.recipe) for one in queued(tmp_path)] == [("1-c", "c"), ("2-b", "b"), ("3-a", "a")]
+    assert [one.run for one in queued(tmp_path, FAILED)] == ["0-x"]
+    assert abs((queued(tmp_path)[0].since - datetime.now(UTC)).total_seconds()) < 60
+
+
+def test_there_is_no_queue_before_the_first_recipe(tmp_path: Path) -> None:
+    assert queued(tmp_path) == () and not withdraw(tmp_path, "1-a")
+
+
+@pytest.mark.parametrize("content", [b"no toml", b"\xff", b"x = 1"])
+def test_a_recipe_that_cannot_be_read_waits_all_the_same(content: bytes, queue: Path, tmp_path: Path) -> None:
+    (queue / "1-a.toml").write_bytes(content)
+    assert [(one.run, one.recipe) for one in queued(tmp_path)] == [("1-a", "")]
+
+
+def test_a_recipe_is_withdrawn_once(queue: Path, tmp_path: Path) -> None:
+    (queue / "1-a.toml").touch()
+    assert withdraw(tmp_path, "1-a") and not withdraw(tmp_path, "1-a")
+    assert queued(tmp_path) == ()
+
+
+def test_a_wish_to_stop_is_a_file_until_it_is_forgotten(tmp_path: Path) -> None:
+    assert not is_to_stop(tmp_path, "1-a")
+    ask_to_stop(tmp_path, "1-a")
+    ask_to_stop(tmp_path, "1-a")
+    assert is_to_stop(tmp_path, "1-a") and not is_to_stop(tmp_path, "1-b")
+    assert queued(tmp_path) == ()
+    forget_stop(tmp_path, "1-a")
+    forget_stop(tmp_path, "1-a")
+    assert not is_to_stop(tmp_path, "1-a")
+
+
+def test_what_cannot_be_written_or_removed_is_told_in_one_line(queue: Path, tmp_path: Path) -> None:
+    (queue / "1-a.toml").mkdir()
+    with pytest.raises(InputError, match="cannot be removed"):
+        withdraw(tmp_path, "1-a")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        ask_to_stop(tmp_path / "file", "1-a")
