@@ -15,7 +15,6 @@ from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import PrivacyError
 from tacit.server.enrolment import taking_part
-from tacit.server.population_ledger import read_ledger
 from tacit.server.run_queue import FAILED, Queued, is_to_stop, queued
 from tacit.server.store import RoundRecord, RunRecord, Store
 from tacit.server.up_file import Up, read_up
@@ -225,6 +224,9 @@ def read_going(directory: Path, record: RunRecord, store: Store) -> Going:
 def _spending(run: str, recipe: Recipe, store: Store) -> Spending | None:
     if recipe.privacy.unit == "none":
         return None
+    # Imported here: the accountant takes a second to load, and without a promise nobody needs it.
+    from tacit.server.population_ledger import read_ledger
+
     population = recipe.population.ledger or f"run/{run}"
     try:
         ledger = read_ledger(store, population, recipe.privacy.unit)
