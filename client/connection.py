@@ -8,9 +8,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
+from tacit.models.errors import InputError
 from tacit.models.wire import ALIVE, PIECE, PULL, PUSH, Frames, Signer, framed, framed_size, sealed_headers
 
 LONGEST_REASON = 200  # characters
@@ -35,7 +37,7 @@ class Address:
 
     Attributes:
         host, port: the fleet port.
-        tls: how its certificate is checked; None for no TLS, on the loopback.
+        tls: how its certificate is checked; None for no TLS, which only the loopback may do without.
         proxy: host and port of an HTTP proxy that leads there by CONNECT; None for a direct way.
     """
 
@@ -45,9 +47,9 @@ class Address:
     proxy: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse to go through a proxy in the clear."""
-        if self.proxy is not None and self.tls is None:
-            raise ValueError("a proxy needs TLS behind it")
+        """Refuse to go through a proxy, or over a network, in the clear."""
+        if self.tls is None:
+            check_insecure(self.host, self.proxy)
 
 
 def pinned(authority_pem: str) -> ssl.SSLContext:
@@ -56,6 +58,22 @@ def pinned(authority_pem: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=authority_pem)
     return context
+
+
+def check_insecure(host: str, proxy: tuple[str, int] | None) -> None:
+    """Refuse to do without TLS where anybody but this machine could read along.
+
+    Raises:
+        InputError: the host is no address of the loopback, or there is a proxy on the way.
+    """
+    try:
+        is_loopback = ip_address(host).is_loopback
+    except ValueError:  # a name leads wherever somebody else says
+        is_loopback = False
+    if not is_loopback:
+        raise InputError("is not this machine, and without TLS everybody could read along", where=host, right="use TLS")
+    if proxy is not None:
+        raise InputError("nothing goes through a proxy without TLS", where=host, right="use TLS, or no proxy")
 
 
 class Connection:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tacit.client.connection import TurnedAway, Unreachable, pinned
+from tacit.client.connection import TurnedAway, Unreachable, check_insecure, pinned
 from tacit.client.enrolled import Enrolled
 from tacit.models.enrolment import (
     AUTHORITIES_PATH,
@@ -50,12 +50,22 @@ class Line:
         host, port: the fleet port.
         proxy: an HTTP proxy that leads there by CONNECT; None for a direct way.
         seconds: how long the network may be silent.
+        insecure: do without TLS, on the loopback alone.
+
+    Raises:
+        InputError: it is to do without TLS, and is not the loopback.
     """
 
     host: str
     port: int
     proxy: Proxy | None = None
     seconds: float = 20.0
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse to leave this machine in the clear."""
+        if self.insecure:
+            check_insecure(self.host, self.proxy)
 
 
 def enrol(
@@ -64,6 +74,7 @@ def enrol(
     *,
     organisation: Identity | None = None,
     proxy: Proxy | None = None,
+    insecure: bool = False,
     seconds: float = 20.0,
     clock: Callable[[], float] = time.time,
 ) -> Enrolled:
@@ -74,6 +85,7 @@ def enrol(
         member: the agent's own key.
         organisation: the key of the organisation that the invitation names; None if it names none.
         proxy: an HTTP proxy that leads to the coordinator by CONNECT.
+        insecure: do without TLS, which only an address of the loopback may.
         seconds: how long the network may be silent.
         clock: seconds since 1970.
 
@@ -87,7 +99,7 @@ def enrol(
         right = "give the organisation's key" if invitation.organisation else "give no organisation's key"
         raise InputError(wanted, where="invitation", right=right)
     host, port = invitation.address
-    line = Line(host, port, proxy, seconds)
+    line = Line(host, port, proxy, seconds, insecure)
     authority = fetch_authority(line, invitation.ca_sha256)
     tls = pinned(ssl.DER_cert_to_PEM_cert(authority))
     federation = fetch_federation(line, tls)
@@ -115,6 +127,7 @@ def renew(
     *,
     organisation: Identity | None = None,
     proxy: Proxy | None = None,
+    insecure: bool = False,
     seconds: float = 20.0,
     clock: Callable[[], float] = time.time,
 ) -> Enrolled:
@@ -125,6 +138,7 @@ def renew(
         member: the agent's own key.
         organisation: the key of the member's organisation; None if it is its own.
         proxy: see `enrol`.
+        insecure: see `enrol`.
         seconds: see `enrol`.
         clock: see `enrol`.
 
@@ -138,7 +152,7 @@ def renew(
     if (member.public_key, endorser.public_key) != (old.subject_key, old.organisation_key):
         raise InputError("the keys are not those of the certificate", where="renewal")
     host, port = enrolled.address
-    line = Line(host, port, proxy, seconds)
+    line = Line(host, port, proxy, seconds, insecure)
     tls = enrolled.tls
     authorities = fetch_authorities(line, tls)
     federation = fetch_federation(line, tls)
@@ -165,7 +179,9 @@ def renew(
     return Enrolled(enrolled.url, authorities, federation, _certificate(content, draft, federation))
 
 
-def refresh(enrolled: Enrolled, *, proxy: Proxy | None = None, seconds: float = 20.0) -> Enrolled:
+def refresh(
+    enrolled: Enrolled, *, proxy: Proxy | None = None, insecure: bool = False, seconds: float = 20.0
+) -> Enrolled:
     """Ask which TLS authorities to trust from now on, and return what to keep; to be called at each start and daily.
 
     Raises:
@@ -173,7 +189,7 @@ def refresh(enrolled: Enrolled, *, proxy: Proxy | None = None, seconds: float = 
         Unreachable: there was no answer, or none that can be used.
     """
     host, port = enrolled.address
-    authorities = fetch_authorities(Line(host, port, proxy, seconds), enrolled.tls)
+    authorities = fetch_authorities(Line(host, port, proxy, seconds, insecure), enrolled.tls)
     return enrolled if authorities == enrolled.authorities else replace(enrolled, authorities=authorities)
 
 
@@ -277,7 +293,11 @@ def _ask(
     line: Line, tls: ssl.SSLContext, method: Literal["GET", "POST"], path: str, content: bytes | None = None
 ) -> tuple[int, bytes]:
     host, port = line.proxy or (line.host, line.port)
-    connection = http.client.HTTPSConnection(host, port, timeout=line.seconds, context=tls)
+    connection: http.client.HTTPConnection
+    if line.insecure:
+        connection = http.client.HTTPConnection(host, port, timeout=line.seconds)
+    else:
+        connection = http.client.HTTPSConnection(host, port, timeout=line.seconds, context=tls)
     if line.proxy is not None:
         connection.set_tunnel(line.host, line.port)
     try:

@@ -39,16 +39,21 @@ def enrolment_of(directory: AgentDirectory) -> Enrolled:
     return enrolled
 
 
-def refreshed(directory: AgentDirectory, enrolled: Enrolled) -> Enrolled:
+def refreshed(directory: AgentDirectory, enrolled: Enrolled, *, insecure: bool = False) -> Enrolled:
     """Return the enrolment as the coordinator has it now, renewed where its certificate is soon to end.
+
+    Args:
+        directory: the agent's.
+        enrolled: what it keeps so far.
+        insecure: do without TLS, which only an address of the loopback may.
 
     Raises:
         Unreachable, TurnedAway: the coordinator cannot be asked, or says no; what is kept still holds.
     """
     proxy = directory.settings.proxy_address
-    current = refresh(enrolled, proxy=proxy)
+    current = refresh(enrolled, proxy=proxy, insecure=insecure)
     if renewal_due(current, int(time.time())):
-        current = renew(current, directory.identity, proxy=proxy)
+        current = renew(current, directory.identity, proxy=proxy, insecure=insecure)
     return current
 
 
@@ -97,8 +102,18 @@ def member(
     return agent
 
 
-def resident(directory: AgentDirectory, enrolled: Enrolled, agent: Agent) -> Resident:
-    """Return the loop that asks the coordinator for messages and has the agent answer them."""
+def resident(directory: AgentDirectory, enrolled: Enrolled, agent: Agent, *, insecure: bool = False) -> Resident:
+    """Return the loop that asks the coordinator for messages and has the agent answer them.
+
+    Args:
+        directory: the agent's.
+        enrolled: what it keeps of its enrolment.
+        agent: answers.
+        insecure: do without TLS.
+
+    Raises:
+        InputError: it is to do without TLS, and the coordinator is not at an address of the loopback.
+    """
     host, port = enrolled.address
-    address = Address(host, port, enrolled.tls, directory.settings.proxy_address)
+    address = Address(host, port, None if insecure else enrolled.tls, directory.settings.proxy_address)
     return Resident(lambda: Connection(address, directory.identity), agent)

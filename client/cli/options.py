@@ -26,6 +26,24 @@ def dir_option(command: Command) -> Command:
     )(command)
 
 
+def insecure_option(command: Command) -> Command:
+    """Add `--insecure`, passed on as `insecure`."""
+    return click.option(
+        "--insecure",
+        is_flag=True,
+        help="Do without TLS, for a coordinator on this machine that does. Everybody on it can read along.",
+    )(command)
+
+
+def warn_insecure() -> None:
+    """Say loudly what `--insecure` means."""
+    click.echo(
+        "INSECURE: without TLS. Whoever can listen on this machine's loopback reads along;"
+        " never use this for real data.",
+        err=True,
+    )
+
+
 def data_option(command: Command) -> Command:
     """Add `--data`, passed on as `data`."""
     return click.option("--data", metavar="NAME", help="The data set; it need not be named where there is only one.")(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tacit.client.cli.options import data_option, dir_option
+from tacit.client.cli.options import data_option, dir_option, insecure_option, warn_insecure
 from tacit.models.errors import InputError
 from tacit.printing import print_fields
 
@@ -23,8 +23,9 @@ from tacit.printing import print_fields
     metavar="FILE",
     help="The key of the organisation that the invitation names.",
 )
+@insecure_option
 @dir_option
-def enrol(token: str | None, organisation_key: Path | None, path: Path) -> None:
+def enrol(token: str | None, organisation_key: Path | None, insecure: bool, path: Path) -> None:
     """Become a member of the federation that an invitation is from; the agent's keys stay where they are.
 
     Other users of this machine can read a command line, so the token may come by standard input instead.
@@ -39,6 +40,8 @@ def enrol(token: str | None, organisation_key: Path | None, path: Path) -> None:
     from tacit.models.invitation import Invitation
     from tacit.models.key_file import read_identity
 
+    if insecure:
+        warn_insecure()
     directory = AgentDirectory.open(path)
     text: str = token if token is not None else sys.stdin.read()
     invitation = Invitation.parse(text.strip())
@@ -47,7 +50,11 @@ def enrol(token: str | None, organisation_key: Path | None, path: Path) -> None:
         raise InputError("is not there", where=str(organisation_key), right="tacit agent org-key FILE makes one")
     try:
         enrolled = enrol_with(
-            invitation, directory.identity, organisation=organisation, proxy=directory.settings.proxy_address
+            invitation,
+            directory.identity,
+            organisation=organisation,
+            proxy=directory.settings.proxy_address,
+            insecure=insecure,
         )
     except (Unreachable, TurnedAway) as error:
         raise click.ClickException(str(error)) from None
@@ -66,8 +73,9 @@ def enrol(token: str | None, organisation_key: Path | None, path: Path) -> None:
 
 @click.command()
 @data_option
+@insecure_option
 @dir_option
-def start(data: str | None, path: Path) -> None:
+def start(data: str | None, insecure: bool, path: Path) -> None:
     """Take part with a data set until SIGTERM or Ctrl-C; the policy decides about every round, the ledger pays.
 
     Example: tacit agent start --data patients
@@ -78,18 +86,20 @@ def start(data: str | None, path: Path) -> None:
     from tacit.client.enrolled import write_enrolled
     from tacit.client.member import ENROLMENT, enrolment_of, member, refreshed, resident
 
+    if insecure:
+        warn_insecure()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     directory = AgentDirectory.open(path)
     name = data or only_set(directory)
     enrolled = enrolment_of(directory)
     try:
-        enrolled = refreshed(directory, enrolled)
+        enrolled = refreshed(directory, enrolled, insecure=insecure)
         write_enrolled(directory.path / ENROLMENT, enrolled)
     except (Unreachable, TurnedAway) as error:
         click.echo(f"the coordinator was not asked for news: {error}", err=True)
     with directory.journal() as journal:
         journal.audit.append("policy-read", sha256=hashlib.sha256(directory.policy_text().encode()).hexdigest())
-        loop = resident(directory, enrolled, member(directory, enrolled, name, journal))
+        loop = resident(directory, enrolled, member(directory, enrolled, name, journal), insecure=insecure)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: loop.stop())
         click.echo(f"{enrolled.certificate.client} takes part in {enrolled.federation.name} with {name}", err=True)

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from click.core import ParameterSource
 
 from tacit import __version__
 from tacit.models.enrolment import PREFIX as ENROLMENT_PREFIX
+from tacit.models.errors import InputError
 from tacit.privacy.identity import Certificate
 from tacit.server.cli.directory import dir_option, now, opened
 from tacit.server.coordinator_lock import held
@@ -22,9 +24,12 @@ from tacit.server.up_file import Beacon, Client, Up, forget_up
 
 @click.command()
 @click.argument("where", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--insecure", is_flag=True, help="Do without TLS, on the loopback alone. Everybody on this machine can read along."
+)
 @dir_option
 @click.pass_context
-def up(context: click.Context, where: Path | None, directory: Path) -> None:
+def up(context: click.Context, where: Path | None, insecure: bool, directory: Path) -> None:
     """Open the fleet port and train the recipes that wait, one after another, until SIGTERM or Ctrl-C.
 
     Example: tacit coordinator up hub
@@ -37,6 +42,9 @@ def up(context: click.Context, where: Path | None, directory: Path) -> None:
         signal.signal(number, lambda number, frame: stopped.set())
     with opened(where or directory) as (hub, store), held(hub.path):
         forget_up(hub.path)
+        url = hub.settings.url
+        if insecure:
+            url = _without_tls(hub.settings.host, hub.settings.port)
         began = now()
         # Imported here: PyTorch and Flower take seconds, and a second coordinator hears at once that it is one.
         from tacit.server.enrolment_routes import EnrolmentRoutes
@@ -54,7 +62,7 @@ def up(context: click.Context, where: Path | None, directory: Path) -> None:
         link = SuperLink(
             hub.settings.host,
             hub.settings.port,
-            tls=TlsFiles(hub.server_certificate, hub.server_key),
+            tls=None if insecure else TlsFiles(hub.server_certificate, hub.server_key),
             enrolment=routes,
             enrolment_prefix=ENROLMENT_PREFIX,
         )
@@ -64,9 +72,9 @@ def up(context: click.Context, where: Path | None, directory: Path) -> None:
             return Up(
                 pid=os.getpid(),
                 started_at=began,
-                url=hub.settings.url,
+                url=url,
                 version=__version__,
-                insecure=False,
+                insecure=insecure,
                 metrics="",
                 clients={
                     name: Client(
@@ -78,10 +86,34 @@ def up(context: click.Context, where: Path | None, directory: Path) -> None:
             )
 
         with link, Beacon(hub.path, described):
-            click.echo(f"listening on {hub.settings.url}")
+            click.echo(f"listening on {url}")
             working = Coordinator(hub, store, membership, link)
 
             def pause(seconds: float) -> None:
                 stopped.wait(seconds)
 
             working.work(stopped.is_set, pause)
+
+
+def _without_tls(host: str, port: int) -> str:
+    """Return the URL of a fleet port without TLS, and say loudly that it is one.
+
+    Raises:
+        InputError: others than this machine could reach it.
+    """
+    try:
+        is_loopback = ip_address(host).is_loopback
+    except ValueError:  # a name leads wherever somebody else says
+        is_loopback = False
+    if not is_loopback:
+        raise InputError(
+            f"the fleet port listens on {host}, and without TLS everybody could read along",
+            where="--insecure",
+            right='host = "127.0.0.1" in coordinator.toml',
+        )
+    click.echo(
+        f"INSECURE: {host}:{port} is without TLS. Whoever can listen on this machine's loopback reads along;"
+        " never use this for real data.",
+        err=True,
+    )
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from tacit.client.directory import init
+from tacit.client.register import new_data_set
+from tacit.server.cli.status import status
 from tacit.server.up_file import UP_FILE
 
 
@@ -41,7 +45,14 @@ class Hub:
         return process
 
     def status(self) -> Any:
-        return json.loads(self.run("status", "--dir", "hub", "--format", "json"))
+        # Within this process, as it is asked again and again and a process takes seconds to start.
+        return json.loads(CliRunner().invoke(status, ["--dir", str(self.path / "hub"), "--format", "json"]).output)
+
+    def agent(self, *words: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "tacit", "agent", *words, "--dir", "north"]
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
 
     @property
     def log(self) -> str:
@@ -88,6 +99,26 @@ def test_a_coordinator_is_started_watched_killed_started_again_and_stopped(hub: 
     assert second.wait(timeout=30) == 0
     assert hub.status()["up"] is None and not (hub.path / "hub" / UP_FILE).exists()
     assert hub.run("stop", "--dir", "hub") == "no coordinator is up\n"
+
+
+@pytest.mark.slow
+def test_without_tls_an_agent_enrols_and_takes_part_over_the_loopback_and_both_sides_say_so(hub: Hub) -> None:
+    hub.up("hub", "--insecure")
+    assert "INSECURE" in hub.log and hub.status()["up"]["insecure"]
+    assert hub.status()["url"] == f"http://127.0.0.1:{hub.port}"
+    token = hub.run("invite", "--name", "north", "--dir", "hub").splitlines()[0]
+    directory = init(hub.path / "north", "north")
+    rows = hub.path / "rows.csv"
+    rows.write_text("a,y\n" + "1,yes\n2,no\n" * 20)
+    directory.add_data("patients", new_data_set(f"csv:{rows}", label="y"), os.environ)
+    # An agent that was not told to do without TLS does not.
+    assert hub.agent("enrol", "--token", token, code=1)
+    assert "INSECURE" in hub.agent("enrol", "--insecure", "--token", token)
+    with (hub.path / "north.log").open("w") as log:
+        command = [sys.executable, "-m", "tacit", "agent", "start", "--insecure", "--dir", "north"]
+        hub.running.append(subprocess.Popen(command, cwd=hub.path, stdout=log, stderr=log, text=True))
+    until(lambda: hub.status()["clients"] == {"enrolled": 1, "online": 1})
+    assert "INSECURE" in (hub.path / "north.log").read_text() and "INSECURE" in hub.run("status", "--dir", "hub")
 
 
 @pytest.mark.slow

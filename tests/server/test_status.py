@@ -294,6 +294,15 @@ def test_a_coordinator_of_another_machine_is_left_alone(invoke: Callable[..., Re
         assert "of elsewhere pid:[7]" in str(invoke("stop").exception)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "localhost"])
+def test_a_coordinator_that_others_can_reach_never_does_without_tls(
+    host: str, invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    settings = tmp_path / "hub/coordinator.toml"
+    settings.write_text(settings.read_text().replace('host = "127.0.0.1"', f'host = "{host}"'))
+    assert f"--insecure: the fleet port listens on {host}" in str(invoke("up", "--insecure").exception)
+
+
 def test_a_second_coordinator_is_refused_before_it_opens_anything(
     invoke: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -148,8 +148,19 @@ def test_a_certificate_that_cannot_be_used_is_named_before_anything_listens(
 
 
 def test_a_proxy_without_tls_behind_it_is_not_used() -> None:
-    with pytest.raises(ValueError, match="needs TLS"):
+    with pytest.raises(InputError, match="through a proxy"):
         Address("127.0.0.1", 1, proxy=("127.0.0.1", 2))
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "hub.example", "localhost", "::", "0.0.0.0", "fe80::1"])
+def test_nothing_leaves_the_machine_without_tls(host: str) -> None:
+    with pytest.raises(InputError, match="is not this machine"):
+        Address(host, 1)
+
+
+def test_the_loopback_may_do_without_tls() -> None:
+    for host in ("127.0.0.1", "127.0.0.2", "::1"):
+        Address(host, 1)
 
 
 def test_a_proxy_sees_where_an_agent_goes_and_nothing_else(serve: Serve, authority: Authority, tmp_path: Path) -> None:
