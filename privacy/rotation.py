@@ -85,24 +85,21 @@ def _windows(seed: bytes, dimension: int) -> list[tuple[slice, NDArray[np.int8]]
 def _hadamard(values: NDArray[np.float64]) -> None:
     """Multiply `values`, shape `(m,)` with m a power of two, by the normalised Walsh-Hadamard matrix, in place.
 
-    Laid out as a matrix, the transform is one along the columns and one along the rows. Both run over the first axis,
-    the second after a transposition, so that every addition is over long contiguous rows. Additions alone, in a fixed
+    Laid out as a matrix, the transform is one along the columns and one along the rows. Additions alone, in a fixed
     order: the result is the same on every machine, which a matrix product would not promise.
     """
     rows = 1 << ((values.size.bit_length() - 1) // 2)
     matrix = values.reshape(rows, -1)
     _butterflies(matrix)
-    turned = np.ascontiguousarray(matrix.T)
-    _butterflies(turned)
-    turned *= 1.0 / math.sqrt(values.size)
-    matrix[...] = turned.T
+    _butterflies(matrix.T, 1.0 / math.sqrt(values.size))
 
 
-def _butterflies(matrix: NDArray[np.float64]) -> None:
-    """Apply the unnormalised transform along the first axis, in place, a cacheful of columns at a time.
+def _butterflies(matrix: NDArray[np.float64], scale: float = 1.0) -> None:
+    """Apply the transform along the first axis, in place, a cacheful of columns at a time, and multiply by `scale`.
 
     Constant geometry: each pass adds and subtracts the two halves and interleaves the results, so after as many passes
-    as the row index has bits every row is back in its place and no pass has strides of its own.
+    as the row index has bits every row is back in its place and no pass has strides of its own. Every addition is over
+    long contiguous rows, also of a transposed matrix, which is turned on its way into the cache and back.
     """
     rows = matrix.shape[0]
     width = min(matrix.shape[1], max(64, _CACHED // rows))
@@ -116,4 +113,4 @@ def _butterflies(matrix: NDArray[np.float64]) -> None:
             np.add(upper, lower, out=interleaved[:, 0])
             np.subtract(upper, lower, out=interleaved[:, 1])
             here, there = there, here
-        part[...] = here.reshape(rows, width)
+        np.multiply(here.reshape(rows, width), scale, out=part)
