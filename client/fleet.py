@@ -87,6 +87,8 @@ class Resident:
         agent: answers the instructions.
         pace: how often to ask.
         draw: returns a number between two others, for the jitter.
+        able: says whether the agent can answer anything more; asked after each answer, and the loop ends where it
+            cannot.
     """
 
     def __init__(
@@ -96,11 +98,13 @@ class Resident:
         *,
         pace: Pace | None = None,
         draw: Callable[[float, float], float] | None = None,
+        able: Callable[[], bool] = lambda: True,
     ) -> None:
         """Ask for nothing yet."""
         self._connect = connect
         self._agent = agent
         self._pace = pace or Pace()
+        self._able = able
         self._draw = draw or random.SystemRandom().uniform
         self._stopped = threading.Event()
         self._connection = connect()
@@ -113,7 +117,7 @@ class Resident:
         return self._standing
 
     def run(self) -> None:
-        """Answer messages until `stop` is called."""
+        """Answer messages until `stop` is called, or the agent can answer no more."""
         try:
             while not self._stopped.is_set():
                 self._turn()
@@ -139,6 +143,8 @@ class Resident:
         self._reached()
         if payloads:
             self._answer(payloads)
+            if not self._able():
+                self._stopped.set()
 
     def _answer(self, payloads: Sequence[bytes]) -> None:
         self._standing = replace(self._standing, busy=True)

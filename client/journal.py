@@ -153,6 +153,11 @@ class AgentJournal:
             self.ledger(dataset, unit, {})
         return list(self._ledgers.values())
 
+    @property
+    def usable(self) -> bool:
+        """Say whether anything may be written down yet; once it is not so, the journal has to be opened again."""
+        return all(lines.usable for lines in self._lines.values())
+
     def participations(self, run: str) -> int:
         """Return how many training rounds of a run a masked input left for; round 0 is the preparation."""
         return self._participations.get(run, 0)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from tacit.models.errors import InputError
+from tacit.models.errors import InputError, Unavailable
 
 _CHUNK_BYTES = 1 << 20
 
 
-class StorageError(Exception):
+class StorageError(Unavailable):
     """A line could not be made durable; the text is one line and names the file.
 
     Not an `InputError`, whose text a coordinator gets to read: the file is named after the owner's data set.
@@ -36,6 +36,11 @@ class Lines(Protocol):
     An `append` that raises has either left the lines as they were, or every later one raises too. In the second case
     the line may turn up once they are opened again.
     """
+
+    @property
+    def usable(self) -> bool:
+        """Say whether an `append` may succeed; once it is not so, the lines have to be opened again."""
+        ...
 
     def read(self) -> list[bytes]:
         """Return all lines from the first, without line ends."""
@@ -60,6 +65,7 @@ class MemoryLines:
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
         """Start with these."""
         self._lines = list(lines)
+        self.usable = True
 
     def read(self) -> list[bytes]:
         """Return all lines."""
@@ -123,6 +129,11 @@ class FileLines:
             self._close()
             raise
         self._usable = True
+
+    @property
+    def usable(self) -> bool:
+        """Say whether nothing has come between this object and its file."""
+        return self._usable
 
     def read(self) -> list[bytes]:
         """Return all lines."""

@@ -102,13 +102,18 @@ def member(
     return agent
 
 
-def resident(directory: AgentDirectory, enrolled: Enrolled, agent: Agent, *, insecure: bool = False) -> Resident:
+def resident(
+    directory: AgentDirectory, enrolled: Enrolled, agent: Agent, journal: AgentJournal, *, insecure: bool = False
+) -> Resident:
     """Return the loop that asks the coordinator for messages and has the agent answer them.
+
+    It ends by itself once the journal can be written no more: whoever starts the agent again opens it anew.
 
     Args:
         directory: the agent's.
         enrolled: what it keeps of its enrolment.
         agent: answers.
+        journal: the agent's.
         insecure: do without TLS.
 
     Raises:
@@ -116,4 +121,4 @@ def resident(directory: AgentDirectory, enrolled: Enrolled, agent: Agent, *, ins
     """
     host, port = enrolled.address
     address = Address(host, port, None if insecure else enrolled.tls, directory.settings.proxy_address)
-    return Resident(lambda: Connection(address, directory.identity), agent)
+    return Resident(lambda: Connection(address, directory.identity), agent, able=lambda: journal.usable)

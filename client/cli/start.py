@@ -94,13 +94,18 @@ def start(data: str | None, insecure: bool, path: Path) -> None:
     enrolled = enrolment_of(directory)
     try:
         enrolled = refreshed(directory, enrolled, insecure=insecure)
-        write_enrolled(directory.path / ENROLMENT, enrolled)
     except (Unreachable, TurnedAway) as error:
         click.echo(f"the coordinator was not asked for news: {error}", err=True)
+    try:
+        write_enrolled(directory.path / ENROLMENT, enrolled)
+    except InputError as error:  # what was kept still is, and still holds
+        click.echo(str(error), err=True)
     with directory.journal() as journal:
         journal.audit.append("policy-read", sha256=hashlib.sha256(directory.policy_text().encode()).hexdigest())
-        loop = resident(directory, enrolled, member(directory, enrolled, name, journal), insecure=insecure)
+        loop = resident(directory, enrolled, member(directory, enrolled, name, journal), journal, insecure=insecure)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: loop.stop())
         click.echo(f"{enrolled.certificate.client} takes part in {enrolled.federation.name} with {name}", err=True)
         loop.run()
+        if not journal.usable:
+            raise click.ClickException("what must not be lost could not be written to the disk; start the agent again")

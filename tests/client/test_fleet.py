@@ -108,6 +108,18 @@ def test_a_message_of_noise_is_dropped_with_a_pause(payloads: list[bytes], caplo
     assert "cannot be read" in caplog.text
 
 
+def test_an_agent_that_can_answer_no_more_asks_for_nothing_more() -> None:
+    line, answered = Line(lambda: None, lambda: [b"noise"], lambda: None), list[bool]()
+
+    def able() -> bool:
+        answered.append(True)
+        return False
+
+    pace = Pace(first_pause=0.0)
+    Resident(lambda: line, Nobody(), pace=pace, draw=lowest, able=able).run()  # type: ignore[arg-type,return-value]
+    assert len(line.waits) == 2 and len(answered) == 1 and line.closed
+
+
 def test_the_same_trouble_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     line = Line(*[fails(Unreachable("gone"))] * 5, lambda: None)
     run(line, 6, highest, Pace())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -145,6 +147,31 @@ def test_a_closed_journal_records_nothing(directory: Path) -> None:
     with pytest.raises(StorageError):
         ledger.reserve([entry()])
     assert not journal.answered("run-1", 1, 0) and not ledger.state.waiting
+
+
+@pytest.mark.parametrize("what", ["rounds", "account", "ledger"])
+def test_a_journal_is_usable_until_a_line_could_not_be_flushed_and_again_when_it_is_opened_anew(
+    what: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with AgentJournal.open(directory, OWNER) as opened:
+        ledger = opened.ledger("wards", "client", BUDGETS)
+        assert opened.usable
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", broken)
+            with pytest.raises(StorageError):
+                if what == "rounds":
+                    opened.record_answer("run-1", 1, 0)
+                elif what == "account":
+                    opened.audit.append("paused")
+                else:
+                    ledger.reserve([entry(1)])
+        assert not opened.usable
+    with AgentJournal.open(directory, OWNER) as again:
+        again.record_answer("run-1", 2, 0)
+        assert again.usable
 
 
 def test_everything_on_disk_is_the_owners_alone(directory: Path) -> None:
