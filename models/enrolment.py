@@ -1,4 +1,4 @@
-"""What an agent and a coordinator say to each other when a member enrols or renews: requests, replies, paths.
+"""What an agent and a coordinator say to each other when a member enrols, renews or leaves: requests, replies, paths.
 
 The agent draws up its certificate itself, with its organisation's signature, and proves that it holds the member's key
 and the invitation's. The coordinator adds the authority's signature or refuses. So private keys, and the invitation's
@@ -32,6 +32,7 @@ AUTHORITIES_PATH = PREFIX + "authorities"
 FEDERATION_PATH = PREFIX + "federation"
 MEMBER_PATH = PREFIX + "member"
 RENEWAL_PATH = PREFIX + "renewal"
+LEAVE_PATH = PREFIX + "leave"
 
 LARGEST_REQUEST = 2048  # bytes
 LARGEST_REPLY = 16 << 10
@@ -44,6 +45,7 @@ Refused = Literal[
     "used",
     "expired",
     "revoked",
+    "left",
     "wrong-name",
     "wrong-organisation",
     "wrong-certificate",
@@ -188,6 +190,41 @@ class RenewalRequest(SignedMessage):
     def read(cls, source: Reader) -> Self:
         """Take every field."""
         return cls(Certificate.read(source), signature=source.signature())
+
+
+@dataclass(frozen=True)
+class LeaveRequest(SignedMessage):
+    """A member takes part no longer; signed with its key.
+
+    It is good for one enrolment: whoever keeps a copy cannot make the member leave again when it has come back.
+
+    Attributes:
+        subject_key: the member's key.
+        serial: that of its certificate.
+    """
+
+    TAG = 0x46
+    LIMIT = LARGEST_REQUEST
+    LABEL = "tacit/enrolment/1/leave"
+
+    subject_key: bytes
+    serial: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no member has."""
+        check_lengths(KEY_BYTES, subject_key=self.subject_key)
+        check_lengths(SIGNATURE_BYTES, signature=self.signature)
+        if not 0 <= self.serial < 1 << 64:
+            raise ValueError("a serial is a number of 64 bits")
+
+    def write_body(self, out: Writer) -> None:
+        """Append every field but the signature."""
+        out.fixed(self.subject_key).u64(self.serial)
+
+    @classmethod
+    def read(cls, source: Reader) -> Self:
+        """Take every field."""
+        return cls(source.fixed(KEY_BYTES), source.u64(), signature=source.signature())
 
 
 def first_serial(invitation: bytes) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tacit.models.enrolment import EnrolmentRequest, Federation, Refused, RenewalRequest, first_serial
+from tacit.models.enrolment import EnrolmentRequest, Federation, LeaveRequest, Refused, RenewalRequest, first_serial
 from tacit.models.wire import CLOCK_TOLERANCE
 from tacit.privacy.codec import Verify
 from tacit.privacy.errors import RemoteProtocolError
@@ -99,9 +99,7 @@ class Registrar:
             raise EnrolmentRefused("wrong-name", f"the invitation is for {invitation.name}, not {draft.client}")
         self._check_organisation(draft, invitation)
         if present is not None:
-            if present.state == "revoked":
-                raise EnrolmentRefused("revoked", "the member's key was revoked; make a new one")
-            raise EnrolmentRefused("key-known", f"the member's key is enrolled as {present.name}; make a new one")
+            _check_known(present, draft.client, now)
         if draft.serial != first_serial(request.invitation):
             raise EnrolmentRefused("wrong-certificate", "its serial is not the invitation's")
         return self._certified(draft, now, verify)
@@ -140,6 +138,30 @@ class Registrar:
             raise EnrolmentRefused("wrong-certificate", "its serial does not follow the present one's")
         return self._certified(draft, now, verify)
 
+    def leave(self, request: LeaveRequest, present: ClientRecord | None, verify: Verify = verify) -> bool:
+        """Return whether a member is to be marked as one that has left; False if it is so already.
+
+        Args:
+            request: what was asked, signed with the member's key.
+            present: what the store has under that key.
+            verify: how signatures are verified.
+
+        Raises:
+            EnrolmentRefused: nobody who takes part asks.
+        """
+        if not _signed(request, request.subject_key, verify):
+            raise EnrolmentRefused("forged", "the member's key did not sign the request")
+        if present is None:
+            raise EnrolmentRefused("not-a-member", "the key is nobody's in this federation")
+        if present.state == "revoked":
+            raise EnrolmentRefused("revoked", f"{present.name} was revoked")
+        if present.state == "left":
+            return False
+        # The reply to a renewal may have been lost; a copy from before the member came back is another matter.
+        if Certificate.decode(present.certificate).serial - request.serial not in (0, 1):
+            raise EnrolmentRefused("wrong-certificate", "it is about another enrolment")
+        return True
+
     def _check_organisation(self, draft: Certificate, invitation: InvitationRecord) -> None:
         if draft.organisation != (invitation.organisation or invitation.name):
             wanted = invitation.organisation or "none but its own"
@@ -166,11 +188,12 @@ def standing(client: ClientRecord | None, now: int) -> EnrolmentRefused | None:
     """
     if client is None:
         return EnrolmentRefused("not-a-member", "the key is nobody's in this federation")
+    if client.state == "left":
+        return EnrolmentRefused("left", f"{client.name} has left; it needs a new invitation")
     if client.state != "active":
         return EnrolmentRefused("revoked", f"{client.name} was revoked")
-    expires_at = Certificate.decode(client.certificate).expires_at
-    if expires_at and now >= expires_at:
-        return EnrolmentRefused("expired", f"the certificate of {client.name} has ended; enrol it again")
+    if _has_ended(client, now):
+        return EnrolmentRefused("expired", f"the certificate of {client.name} has ended; it needs a new invitation")
     return None
 
 
@@ -190,7 +213,20 @@ def taking_part(clients: Iterable[ClientRecord], now: int) -> dict[str, Certific
     return {client.name: Certificate.decode(client.certificate) for client in clients if standing(client, now) is None}
 
 
-def _signed(request: EnrolmentRequest | RenewalRequest, public_key: bytes, verify: Verify) -> bool:
+def _has_ended(client: ClientRecord, now: int) -> bool:
+    expires_at = Certificate.decode(client.certificate).expires_at
+    return bool(expires_at) and now >= expires_at
+
+
+def _check_known(present: ClientRecord, name: str, now: int) -> None:
+    """Refuse a known key, but for that of a member which has left, or whose certificate has ended under this name."""
+    if present.state == "revoked":
+        raise EnrolmentRefused("revoked", "the member's key was revoked; make a new one")
+    if present.state == "active" and not (present.name == name and _has_ended(present, now)):
+        raise EnrolmentRefused("key-known", f"the member's key is enrolled as {present.name}; make a new one")
+
+
+def _signed(request: EnrolmentRequest | RenewalRequest | LeaveRequest, public_key: bytes, verify: Verify) -> bool:
     try:
         request.check_signature(public_key, verify)
     except RemoteProtocolError:

@@ -1,7 +1,8 @@
 """The enrolment route of the fleet port: what strangers may ask, little of it at a time.
 
 It shows the certificate of the TLS authority and the federation's public keys, takes requests of members that were
-invited, and renews certificates. Whoever asks proves by signatures who it is; nothing else is believed.
+invited, renews certificates, and lets members leave. Whoever asks proves by signatures who it is; nothing else is
+believed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from tacit.models.enrolment import (
     AUTHORITY_PATH,
     FEDERATION_PATH,
     LARGEST_REQUEST,
+    LEAVE_PATH,
     MEMBER_PATH,
     RENEWAL_PATH,
     Authorities,
     EnrolmentRequest,
+    LeaveRequest,
     RenewalRequest,
 )
 from tacit.privacy.errors import RemoteProtocolError
@@ -40,6 +43,7 @@ class EnrolmentRoutes:
         ca_der: the certificate of the TLS authority that vouches for this server.
         authorities: the TLS authorities that members are to trust from now on.
         enrolled: is told of every certificate that is handed out, before its member hears of it.
+        left: is told when a member has left, before it hears of it.
         limits: what one request may take.
     """
 
@@ -50,6 +54,7 @@ class EnrolmentRoutes:
         *,
         authorities: Callable[[], tuple[bytes, ...]] | None = None,
         enrolled: Callable[[Certificate], None] = lambda certificate: None,
+        left: Callable[[], None] = lambda: None,
         limits: Limits | None = None,
     ) -> None:
         """Answer nothing yet."""
@@ -57,6 +62,7 @@ class EnrolmentRoutes:
         self._ca_der = ca_der
         self._authorities = authorities or (lambda: (ca_der,))
         self._enrolled = enrolled
+        self._left = left
         self._limits = limits or Limits()
         self._turn = asyncio.Semaphore(AT_A_TIME)  # strangers may keep a few threads busy, and no more
 
@@ -97,6 +103,8 @@ class EnrolmentRoutes:
                 return await self._decide(await self._body(scope, receive), self._enrol)
             case str(path) if path == RENEWAL_PATH:
                 return await self._decide(await self._body(scope, receive), self._renew)
+            case str(path) if path == LEAVE_PATH:
+                return await self._decide(await self._body(scope, receive), self._leave)
         raise Refusal(404)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -104,23 +112,27 @@ class EnrolmentRoutes:
         check_length(scope, LARGEST_REQUEST)
         return b"".join([piece async for piece in body(receive, self._limits, LARGEST_REQUEST)])
 
-    async def _decide(self, content: bytes, decide: Callable[[bytes], Certificate]) -> bytes:
+    async def _decide(self, content: bytes, decide: Callable[[bytes], bytes]) -> bytes:
         async with self._turn:
             try:
-                certificate = await asyncio.to_thread(decide, content)
+                return await asyncio.to_thread(decide, content)
             except RemoteProtocolError as error:
                 raise Refusal(400, str(error)) from None
-        return certificate.encode()
 
-    def _enrol(self, content: bytes) -> Certificate:
+    def _enrol(self, content: bytes) -> bytes:
         certificate = self._membership.enrol(EnrolmentRequest.decode(content))
         self._enrolled(certificate)
-        return certificate
+        return certificate.encode()
 
-    def _renew(self, content: bytes) -> Certificate:
+    def _renew(self, content: bytes) -> bytes:
         certificate = self._membership.renew(RenewalRequest.decode(content))
         self._enrolled(certificate)
-        return certificate
+        return certificate.encode()
+
+    def _leave(self, content: bytes) -> bytes:
+        self._membership.leave(LeaveRequest.decode(content))
+        self._left()
+        return b""
 
 
 def _require(scope: Scope, method: str) -> None:

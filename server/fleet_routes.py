@@ -16,6 +16,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -69,7 +70,7 @@ FLOWER_PATHS = frozenset(
 PULSE_SECONDS = 20.0  # Flower takes a node as gone that said nothing for twice as long
 RETURN_SECONDS = 2.0  # in which an agent that has only lost its line is back
 Result = TypeVar("Result")
-NODE = "tacit.node"  # where a scope keeps who asks
+NODE, KEY = "tacit.node", "tacit.key"  # where a scope keeps who asks
 
 
 class FleetRoutes:
@@ -79,7 +80,8 @@ class FleetRoutes:
         flower: Flower's application.
         state: its LinkState.
         mailbox: the open letters.
-        revoked: says whether a public key was taken back.
+        revoked: says whether a public key was taken back, as far as this process has been told.
+        refusal: says why the holder of a public key may not take part, None if it may; it may take a moment.
         limits: what one request may take.
         clock: seconds since 1970.
     """
@@ -91,6 +93,7 @@ class FleetRoutes:
         mailbox: Mailbox,
         *,
         revoked: Callable[[bytes], bool],
+        refusal: Callable[[bytes], str | None],
         limits: Limits,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -99,6 +102,7 @@ class FleetRoutes:
         self._state = state
         self._mailbox = mailbox
         self._revoked = revoked
+        self._refusal = refusal
         self._limits = limits
         self._clock = clock
         self.seen: dict[int, float] = {}  # when a node last asked for anything, in seconds since 1970
@@ -119,7 +123,7 @@ class FleetRoutes:
         """
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["path"] not in PATHS:
-            _check_flower_signature(headers, self._state)
+            scope[KEY] = _check_flower_signature(headers, self._state)
             return
         if (spoken := headers.get(PROTOCOL_HEADER, "")) != PROTOCOL:
             # Said in full, as the other side is of another version and may not know what a number means.
@@ -140,31 +144,48 @@ class FleetRoutes:
             raise Refusal(401, f"the agent's clock is {abs(apart):.0f} s {behind} the coordinator's")
         if revoked:
             raise Refusal(403, "this key was revoked")
-        scope[NODE] = node, envelope
+        scope[NODE], scope[KEY] = (node, envelope), envelope.public_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of somebody who was admitted."""
         path = scope.get("path")  # none when the server starts or stops
         if path not in PATHS:
+            if KEY in scope:
+                await self._aside(self._require_standing, scope[KEY])
             await self._flower(scope, receive, send)
             return
         node, envelope = scope[NODE]
+        await self._aside(self._greet, node, scope[KEY])
         self._asked[node] += 1
         self.seen[node] = self._clock()
-        await self._aside(self._state.acknowledge_node_heartbeat, node, PULSE_SECONDS)
         if path == PULL:
-            await self._pull(node, min(envelope.wait / 1000, self._limits.longest_wait_seconds), receive, send)
+            wait = min(envelope.wait / 1000, self._limits.longest_wait_seconds)
+            await self._pull(node, scope[KEY], wait, receive, send)
         elif path == PUSH:
             await self._push(node, receive, send)
         elif path == ALIVE:
             await reply(send, 204)
 
-    async def _pull(self, node: int, wait: float, receive: Receive, send: Send) -> None:
+    def _greet(self, node: int, public_key: bytes) -> None:
+        """Take note that somebody who may take part is there; whoever may not is gone from now on."""
+        try:
+            self._require_standing(public_key)
+        except Refusal:
+            with suppress(ValueError):  # it may be known no more
+                self._state.deactivate_node(node)
+            raise
+        self._state.acknowledge_node_heartbeat(node, PULSE_SECONDS)
+
+    def _require_standing(self, public_key: bytes) -> None:
+        if (why := self._refusal(public_key)) is not None:
+            raise Refusal(403, why)
+
+    async def _pull(self, node: int, public_key: bytes, wait: float, receive: Receive, send: Send) -> None:
         letter = await self._wait(node, wait, receive)
         if letter is None:
             await reply(send, 204)
             return
-        objects = await self._aside(self._contents, letter)
+        objects = await self._aside(self._contents, letter, public_key)
         if objects is None:
             self._mailbox.withdraw([letter.message])
             await reply(send, 204)
@@ -204,7 +225,8 @@ class FleetRoutes:
         if self._asked[node] == asked and not self._closed:
             self._threads.submit(self._state.deactivate_node, node)
 
-    def _contents(self, letter: Letter) -> list[bytes] | None:
+    def _contents(self, letter: Letter, public_key: bytes) -> list[bytes] | None:
+        self._require_standing(public_key)  # much may have happened since it asked
         found = [self._state.object_store.get(identifier) for identifier in letter.objects]
         return [content for content in found if content] if all(found) else None
 
@@ -299,8 +321,8 @@ def _message(request: PushMessagesRequest) -> Message:
         raise Refusal(400, "the message cannot be read") from None
 
 
-def _check_flower_signature(headers: Mapping[str, str], state: LinkState) -> None:
-    """Refuse a request to Flower's own routes that nobody who was admitted has signed; Flower checks the rest.
+def _check_flower_signature(headers: Mapping[str, str], state: LinkState) -> bytes:
+    """Return who asks on Flower's own routes; refuse what nobody who was admitted has signed. Flower checks the rest.
 
     Flower looks only after it has read the body, so that without this anybody could fill the memory.
     """
@@ -313,5 +335,6 @@ def _check_flower_signature(headers: Mapping[str, str], state: LinkState) -> Non
         datetime.datetime.fromisoformat(stamp)
         if not verify_signature(bytes_to_public_key(key), stamp.encode("ascii"), signature):
             raise ValueError
+        return key
     except (KeyError, TypeError, ValueError, UnsupportedAlgorithm, binascii.Error):
         raise Refusal(401, "not signed by a node of this federation") from None

@@ -126,6 +126,11 @@ class Mailbox:
             self._dismissed.add(node)
             self._wake(node)
 
+    def readmit(self, node: int) -> None:
+        """Let the pulls of a node wait again."""
+        with self._lock:
+            self._dismissed.discard(node)
+
     def close(self) -> None:
         """Let everybody who waits return, now and from now on."""
         with self._lock:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
-from tacit.models.enrolment import EnrolmentRequest, RenewalRequest
+from tacit.models.enrolment import EnrolmentRequest, LeaveRequest, RenewalRequest
 from tacit.models.errors import InputError
 from tacit.models.invitation import Invitation
 from tacit.privacy.codec import sha256
@@ -30,8 +30,12 @@ class Fleet(Protocol):
         """Let the holder of a key take part."""
         ...
 
+    def dismiss(self, public_key: bytes) -> None:
+        """Let the holder of a key take part no longer, until it is admitted again."""
+        ...
+
     def revoke(self, public_key: bytes) -> None:
-        """Let the holder of a key take part no longer."""
+        """Let the holder of a key never take part again."""
         ...
 
 
@@ -49,7 +53,7 @@ class Membership:
         self._store = store
         self._registrar = registrar
         self._clock = clock
-        self._admitted: set[bytes] = set()
+        self._admitted: dict[bytes, str] = {}
         self._revoked: set[bytes] = set()
         self._bringing = threading.Lock()
 
@@ -72,7 +76,7 @@ class Membership:
         for _ in range(TRIES):
             invitation, present = self._store.invitation(number), self._store.client(request.draft.subject_key)
             certificate = self._registrar.enrol(request, invitation, present, self.now())
-            if present is not None:
+            if present is not None and certificate.encode() == present.certificate:
                 return certificate
             try:
                 self._store.enrol_client(number, _client(certificate))
@@ -103,6 +107,24 @@ class Membership:
             return certificate
         raise EnrolmentRefused("wrong-certificate", "the certificate is being renewed by somebody else")
 
+    def leave(self, request: LeaveRequest) -> None:
+        """Let a member go; a second time nothing happens.
+
+        Raises:
+            EnrolmentRefused: nobody who takes part asks.
+        """
+        for _ in range(TRIES):
+            present = self._store.client(request.subject_key)
+            if not self._registrar.leave(request, present) or present is None:
+                return
+            try:
+                self._store.leave_client(request.subject_key, instead_of=present.certificate)
+            except EnrolmentConflict:
+                continue
+            _LOG.info("%s has left", present.name)
+            return
+        raise EnrolmentRefused("wrong-certificate", "the member is being changed by somebody else")
+
     def refusal(self, public_key: bytes) -> EnrolmentRefused | None:
         """Return why the holder of a key may not take part now, None if it may."""
         return standing(self._store.client(public_key), self.now())
@@ -112,7 +134,7 @@ class Membership:
         return taking_part(self._store.list_clients(), self.now())
 
     def bring(self, fleet: Fleet) -> None:
-        """Let in at the fleet port who may take part now, and turn away who was revoked.
+        """Let in at the fleet port who may take part now, and turn away who was revoked or has left.
 
         Cheap enough to be called every second: what another process has changed takes effect by this.
         """
@@ -126,8 +148,14 @@ class Membership:
                 if client.state == "revoked" and client.public_key not in self._revoked:
                     fleet.revoke(client.public_key)
                     self._revoked.add(client.public_key)
-                    self._admitted.discard(client.public_key)
+                    self._admitted.pop(client.public_key, None)
                     _LOG.info("%s takes part no longer", client.name)
+                # It may have come back under another name by now.
+                elif self._admitted.get(client.public_key, client.name) != client.name or (
+                    client.state == "left" and client.public_key in self._admitted
+                ):
+                    fleet.dismiss(client.public_key)
+                    del self._admitted[client.public_key]
             for client in clients:
                 if client.public_key not in self._admitted and standing(client, now) is None:
                     self._admit(fleet, client)
@@ -138,7 +166,7 @@ class Membership:
         except InputError as error:
             _LOG.warning("%s", error)
             return
-        self._admitted.add(client.public_key)
+        self._admitted[client.public_key] = client.name
 
 
 def invite(
@@ -150,6 +178,7 @@ def invite(
     expires_at: int,
     organisation: str = "",
     organisation_key: bytes | None = None,
+    again: bool = False,
     actor: str,
 ) -> Invitation:
     """Make an invitation; the store keeps the public half of its secret, and whoever gets the token the rest.
@@ -162,6 +191,7 @@ def invite(
         expires_at: seconds since 1970.
         organisation: the organisation that must sign for the member, empty for none but its own.
         organisation_key: its Ed25519 public key.
+        again: for a member of this name whose certificate has ended: with the same key it is let in again.
         actor: for the audit log.
 
     Raises:
@@ -189,6 +219,7 @@ def invite(
             proof_key=invitation.identity.public_key,
             expires_at=datetime.fromtimestamp(expires_at, UTC),
         ),
+        again=again,
         actor=actor,
     )
     return invitation

@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,7 @@ class SuperLink:
             nothing that a round engine would not ask for again.
         enrolment: answers the requests below `enrolment_prefix`.
         enrolment_prefix: begins and ends with a slash.
+        refusal: says why the holder of a public key may not take part, None if it may; asked with every request.
         limits: what one request may take.
 
     Raises:
@@ -79,6 +80,7 @@ class SuperLink:
         database: Path | None = None,
         enrolment: Application | None = None,
         enrolment_prefix: str = "/enrol/",
+        refusal: Callable[[bytes], str | None] = lambda public_key: None,
         limits: Limits | None = None,
     ) -> None:
         """Build the applications; nothing listens before `start`."""
@@ -90,6 +92,8 @@ class SuperLink:
         self._mailbox = Mailbox()
         self._names = _Names()
         self._revoked: set[bytes] = set()
+        self._left: set[bytes] = set()
+        self._refusal = refusal
         logging.getLogger("flwr").setLevel(logging.WARNING)  # it has a line for each request
         flower = create_app(_flower_settings(host, port, database), SuperLinkLifespan)
         self._state = cast(LinkStateFactory, flower.state.linkstate_factory).state()
@@ -98,6 +102,7 @@ class SuperLink:
             self._state,
             self._mailbox,
             revoked=self._revoked.__contains__,
+            refusal=self._why_not,
             limits=self._limits,
         )
         self._gate = Gate(
@@ -144,8 +149,19 @@ class SuperLink:
                 raise InputError(
                     "its key was revoked", where=f"agent {name}", right="enrol it with a new key"
                 ) from None
+        self._left.discard(public_key)
+        self._mailbox.readmit(node)
         self._names.set(node, name)
         return node
+
+    def dismiss(self, public_key: bytes) -> None:
+        """Let the holder of a key take part no longer, until it is admitted again; one that waits is sent away now."""
+        self._left.add(public_key)
+        node = self._state.get_node_id_by_public_key(public_key)
+        if node is not None:
+            self._names.remove(node)
+            self._state.deactivate_node(node)
+            self._mailbox.dismiss(node)
 
     def revoke(self, public_key: bytes) -> None:
         """Let the holder of a key take part no longer, from the next request on; one that waits is sent away now."""
@@ -221,6 +237,9 @@ class SuperLink:
     ) -> None:
         """Stop."""
         self.stop()
+
+    def _why_not(self, public_key: bytes) -> str | None:
+        return "this member has left the federation" if public_key in self._left else self._refusal(public_key)
 
     def _serve(self, listening: socket.socket, started: threading.Event) -> None:
         server = cast(uvicorn.Server, self._server)

@@ -46,10 +46,17 @@ class Row:
     show_default=True,
     help="How long the token can be used.",
 )
+@click.option("--again", is_flag=True, help="For a client whose certificate has ended: it keeps its name and its key.")
 @dir_option
 @format_option
 def invite(
-    name: str, organisation: str, organisation_key: str | None, hours: int, directory: Path, output: Format
+    name: str,
+    organisation: str,
+    organisation_key: str | None,
+    hours: int,
+    again: bool,
+    directory: Path,
+    output: Format,
 ) -> None:
     """Print a token that one agent can enrol with, once. Until then it is a secret: hand it over as one.
 
@@ -66,6 +73,7 @@ def invite(
             organisation=organisation,
             organisation_key=_public_key(organisation_key),
             expires_at=int(now().timestamp()) + hours * HOUR_SECONDS,
+            again=again,
             actor=actor(),
         )
     if output == "json":
@@ -87,7 +95,7 @@ def invite(
 @dir_option
 @format_option
 def clients(directory: Path, output: Format) -> None:
-    """List the clients, also the revoked ones, and who was invited and has not come yet.
+    """List the clients, also those that were revoked or have left, and who was invited and has not come yet.
 
     Example: tacit coordinator clients --dir hub --format json
     """

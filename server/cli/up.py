@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -50,21 +51,29 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
         from tacit.server.enrolment_routes import EnrolmentRoutes
         from tacit.server.federation import Coordinator
         from tacit.server.membership import Membership
+        from tacit.server.roll import Roll
         from tacit.server.superlink import SuperLink, TlsFiles
 
-        membership = Membership(store, hub.registrar)
+        membership, roll = Membership(store, hub.registrar), Roll(store)
         link: SuperLink
 
         def enrolled(certificate: Certificate) -> None:
             membership.bring(link)
 
-        routes = EnrolmentRoutes(membership, hub.ca_der, authorities=hub.authorities, enrolled=enrolled)
+        routes = EnrolmentRoutes(
+            membership,
+            hub.ca_der,
+            authorities=hub.authorities,
+            enrolled=enrolled,
+            left=lambda: membership.bring(link),
+        )
         link = SuperLink(
             hub.settings.host,
             hub.settings.port,
             tls=None if insecure else TlsFiles(hub.server_certificate, hub.server_key),
             enrolment=routes,
             enrolment_prefix=ENROLMENT_PREFIX,
+            refusal=roll,
         )
         membership.bring(link)
 
@@ -85,7 +94,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
                 },
             )
 
-        with link, Beacon(hub.path, described):
+        with closing(roll), link, Beacon(hub.path, described):
             click.echo(f"listening on {url}")
             working = Coordinator(hub, store, membership, link)
 

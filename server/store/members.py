@@ -19,12 +19,15 @@ from tacit.server.store.records import ClientRecord, ClientState, InvitationReco
 from tacit.server.store.tables import ClientRow, InvitationRow
 
 
-def invite(session: Session, new: NewInvitation, now: datetime) -> InvitationRecord:
+def invite(session: Session, new: NewInvitation, again: bool, now: datetime) -> InvitationRecord:
     """Add an invitation, and void what was open for the same name."""
-    if _active(session, new.name) is not None:
+    active = _active(session, new.name) is not None
+    if active and not again:
         raise InputError(
             "is a client already", where=f"client {new.name}", right="choose another name, or revoke it first"
         )
+    if again and not active:
+        raise InputError("is no client", where=f"client {new.name}", right="an invitation without --again")
     for row in _open(session, new.name):
         row.revoked_at = now
     row = InvitationRow(
@@ -54,7 +57,7 @@ def list_invitations(session: Session) -> list[InvitationRecord]:
 
 
 def enrol(session: Session, number: str, new: NewClient, now: datetime) -> ClientRecord:
-    """Add a client and use up its invitation.
+    """Add a client, or let one come back, and use up its invitation.
 
     Raises:
         EnrolmentConflict: the invitation is not open, or the name or the key is taken.
@@ -66,17 +69,15 @@ def enrol(session: Session, number: str, new: NewClient, now: datetime) -> Clien
     if now >= invitation.expires_at or invitation.name != new.name:
         raise EnrolmentConflict("the invitation is void, or somebody else's")
     invitation.used_at, invitation.used_by = now, new.public_key
-    row = ClientRow(
-        public_key=new.public_key,
-        name=new.name,
-        organisation=new.organisation,
-        organisation_key=new.organisation_key,
-        certificate=new.certificate,
-        state="active",
-        reason="",
-        enrolled_at=now,
-    )
-    session.add(row)
+    row = session.scalar(select(ClientRow).where(ClientRow.public_key == new.public_key).with_for_update())
+    if row is None:
+        row = ClientRow(public_key=new.public_key)
+        session.add(row)
+    elif row.state == "revoked" or (row.state == "active" and row.name != new.name):
+        raise EnrolmentConflict("the key is taken")
+    row.name, row.organisation, row.organisation_key = new.name, new.organisation, new.organisation_key
+    row.certificate, row.state, row.reason = new.certificate, "active", ""
+    row.enrolled_at, row.renewed_at, row.revoked_at = now, None, None
     try:
         session.flush()
     except IntegrityError:
@@ -94,6 +95,20 @@ def renew(session: Session, public_key: bytes, certificate: bytes, instead_of: b
     if row is None or row.state != "active" or row.certificate != instead_of:
         raise EnrolmentConflict("the client has changed")
     row.certificate, row.renewed_at = certificate, now
+    session.flush()
+    return _client(row)
+
+
+def leave(session: Session, public_key: bytes, instead_of: bytes, now: datetime) -> ClientRecord:
+    """Mark an active client as one that has left.
+
+    Raises:
+        EnrolmentConflict: it is not active, or has another certificate than `instead_of` by now.
+    """
+    row = session.scalar(select(ClientRow).where(ClientRow.public_key == public_key).with_for_update())
+    if row is None or row.state != "active" or row.certificate != instead_of:
+        raise EnrolmentConflict("the client has changed")
+    row.state, row.reason, row.revoked_at = "left", "", now
     session.flush()
     return _client(row)
 
@@ -122,6 +137,12 @@ def get_client(session: Session, public_key: bytes) -> ClientRecord | None:
     """Return the client that a key was enrolled for, None for an unknown key."""
     row = session.scalar(select(ClientRow).where(ClientRow.public_key == public_key))
     return None if row is None else _client(row)
+
+
+def departed(session: Session) -> dict[bytes, ClientState]:
+    """Return the keys of those who take part no longer, and whether they have left or were revoked."""
+    query = select(ClientRow.public_key, ClientRow.state).where(ClientRow.state != "active")
+    return {key: cast(ClientState, state) for key, state in session.execute(query)}
 
 
 def list_clients(session: Session) -> list[ClientRecord]:

@@ -11,7 +11,7 @@ RunStatus = Literal["running", "interrupted", "finished", "failed", "stopped"]
 RoundOutcome = Literal["committed", "aborted"]
 ParticipationOutcome = Literal["reported", "dropped", "late", "refused", "selected"]
 Scope = Literal["predict", "read", "admin"]
-ClientState = Literal["active", "revoked"]
+ClientState = Literal["active", "left", "revoked"]
 
 RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 ROUND_OUTCOMES: tuple[RoundOutcome, ...] = get_args(RoundOutcome)

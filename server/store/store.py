@@ -12,11 +12,13 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from tacit.server.store import audit, figures, keys, ledgers, members, models, runs
+from tacit.server.store.changes import Changes
 from tacit.server.store.engine import WRITES, available, connect, parse_url, shown
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
     ClientRecord,
+    ClientState,
     Figures,
     InvitationRecord,
     KeyRecord,
@@ -247,14 +249,14 @@ class Store:
 
     # Members
 
-    def invite(self, new: NewInvitation, *, actor: str = COORDINATOR) -> InvitationRecord:
+    def invite(self, new: NewInvitation, *, again: bool = False, actor: str = COORDINATOR) -> InvitationRecord:
         """Add an invitation; whatever was open for the same name is void from now on.
 
         Raises:
-            InputError: a client has the name already.
+            InputError: a client has the name already, or with `again` none has it.
         """
         with self._write() as (session, now):
-            record = members.invite(session, new, now)
+            record = members.invite(session, new, again, now)
             details = {
                 "invitation": new.invitation,
                 "organisation": new.organisation,
@@ -296,6 +298,13 @@ class Store:
             audit.append(session, COORDINATOR, "client.renew", record.name, {"public_key": public_key.hex()}, now)
             return record
 
+    def leave_client(self, public_key: bytes, *, instead_of: bytes) -> ClientRecord:
+        """Mark an active client with the certificate `instead_of` as one that has left, or raise EnrolmentConflict."""
+        with self._write() as (session, now):
+            record = members.leave(session, public_key, instead_of, now)
+            audit.append(session, record.name, "client.leave", record.name, {"public_key": public_key.hex()}, now)
+            return record
+
     def revoke_member(
         self, name: str, reason: str = "", *, actor: str = COORDINATOR
     ) -> tuple[ClientRecord | None, list[InvitationRecord]]:
@@ -321,6 +330,15 @@ class Store:
         """Return the client that a key was enrolled for, also a revoked one; None for an unknown key."""
         with self._read() as session:
             return members.get_client(session, public_key)
+
+    def departed(self) -> dict[bytes, ClientState]:
+        """Return the keys of those who take part no longer, and whether they have left or were revoked."""
+        with self._read() as session:
+            return members.departed(session)
+
+    def changes(self) -> Changes:
+        """Return what says whether anything may have been committed, by whomever, since it was asked last."""
+        return Changes(self._engine)
 
     def list_clients(self) -> list[ClientRecord]:
         """Return every client, also the revoked ones, in the order of their enrolment."""

@@ -1,6 +1,7 @@
 """An invitation is used once, a name is one client's at a time, a key one client's for ever, on every database."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +20,7 @@ from tacit.server.store import (
     Store,
     open_store,
 )
+from tacit.server.store.changes import FRESH_SECONDS
 from tacit.server.store.tables import ClientRow
 
 from .conftest import START
@@ -139,6 +141,83 @@ def test_nobody_is_revoked_who_is_not_there(store: Store, name: str) -> None:
     with pytest.raises(InputError, match="nobody of this name"):
         store.revoke_member(name)
     assert store.audit() == []
+
+
+def enrolled(store: Store) -> None:
+    store.invite(NORTH)
+    store.enrol_client(NORTH.invitation, CLIENT)
+
+
+def test_who_has_left_comes_back_with_a_new_invitation_and_not_without(store: Store) -> None:
+    enrolled(store)
+    left = store.leave_client(CLIENT.public_key, instead_of=CLIENT.certificate)
+    assert (left.state, left.certificate) == ("left", CLIENT.certificate) and left.revoked_at is not None
+    assert actions(store)[-1] == ("north", "client.leave", "north")
+    for refused in (
+        lambda: store.leave_client(CLIENT.public_key, instead_of=CLIENT.certificate),
+        lambda: store.renew_client(CLIENT.public_key, b"certificate 2", instead_of=CLIENT.certificate),
+        lambda: store.enrol_client(NORTH.invitation, CLIENT),
+    ):
+        with pytest.raises(EnrolmentConflict):
+            refused()
+    store.invite(replace(NORTH, invitation="b" * 32, name="north-2"))
+    back = store.enrol_client("b" * 32, replace(CLIENT, name="north-2", certificate=b"certificate 2"))
+    assert (back.state, back.name, back.certificate, back.revoked_at) == ("active", "north-2", b"certificate 2", None)
+    assert store.list_clients() == [back]
+
+
+def test_the_name_of_who_has_left_can_go_to_another_key(store: Store) -> None:
+    enrolled(store)
+    store.leave_client(CLIENT.public_key, instead_of=CLIENT.certificate)
+    store.invite(replace(NORTH, invitation="b" * 32))
+    store.enrol_client("b" * 32, replace(CLIENT, public_key=b"l" * 32))
+    store.invite(replace(NORTH, invitation="c" * 32), again=True)
+    with pytest.raises(EnrolmentConflict):  # two keys, one name
+        store.enrol_client("c" * 32, CLIENT)
+
+
+def test_only_a_certificate_that_is_still_the_clients_is_left_with(store: Store) -> None:
+    enrolled(store)
+    store.renew_client(CLIENT.public_key, b"certificate 2", instead_of=b"certificate 1")
+    for key, certificate in ((CLIENT.public_key, b"certificate 1"), (b"x" * 32, b"certificate 2")):
+        with pytest.raises(EnrolmentConflict):
+            store.leave_client(key, instead_of=certificate)
+    assert store.departed() == {}
+
+
+def test_a_client_is_invited_again_only_on_purpose_and_only_if_it_is_there(store: Store) -> None:
+    with pytest.raises(InputError, match="is no client"):
+        store.invite(NORTH, again=True)
+    enrolled(store)
+    store.invite(replace(NORTH, invitation="b" * 32), again=True)
+    again = store.enrol_client("b" * 32, replace(CLIENT, certificate=b"certificate 2"))
+    assert store.list_clients() == [again] and again.certificate == b"certificate 2"
+
+
+def test_who_takes_part_no_longer_is_known_by_key(store: Store) -> None:
+    enrolled(store)
+    store.invite(replace(NORTH, invitation="b" * 32, name="south"))
+    store.enrol_client("b" * 32, replace(CLIENT, name="south", public_key=b"l" * 32))
+    assert store.departed() == {}
+    store.revoke_member("south")
+    store.leave_client(CLIENT.public_key, instead_of=CLIENT.certificate)
+    assert store.departed() == {CLIENT.public_key: "left", b"l" * 32: "revoked"}
+
+
+def test_a_change_is_seen_whoever_made_it_and_asked_about_again_only_after_it(shared_url: str) -> None:
+    with open_store(shared_url) as ours, open_store(shared_url) as theirs:
+        changes = ours.changes()
+        assert changes(), "nothing was looked at yet"
+        for store in (ours, theirs, theirs):
+            time.sleep(2 * FRESH_SECONDS)
+            store.append_audit("ada", "test", "subject")
+            assert changes()
+        if shared_url.startswith("sqlite"):
+            time.sleep(2 * FRESH_SECONDS)
+            assert not changes()
+        changes.close()
+        assert changes()
+        changes.close()
 
 
 def test_a_certificate_is_replaced_only_if_it_is_the_one_that_was_read(store: Store) -> None:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tacit.models.enrolment import EnrolmentRequest, first_serial
+from tacit.models.enrolment import EnrolmentRequest, LeaveRequest, first_serial
 from tacit.models.errors import InputError
 from tacit.models.invitation import Invitation
 from tacit.privacy.identity import Certificate, Identity
-from tacit.server.enrolment import Registrar
+from tacit.server.enrolment import EnrolmentRefused, Registrar
 from tacit.server.membership import Membership, invite
 from tacit.server.store import Store, open_store
 
@@ -33,6 +33,9 @@ class Port:
         self.told.append(("admit", name))
         return len(self.told)
 
+    def dismiss(self, public_key: bytes) -> None:
+        self.told.append(("dismiss", self.names.pop(public_key)))
+
     def revoke(self, public_key: bytes) -> None:
         self.told.append(("revoke", self.names.pop(public_key, "")))
 
@@ -48,7 +51,7 @@ def enrolled(store: Store, name: str, number: int) -> Certificate:
     return Membership(store, REGISTRAR, lambda: NOW).enrol(request(made, number))
 
 
-def request(invitation: Invitation, number: int) -> EnrolmentRequest:
+def request(invitation: Invitation, number: int, now: int = NOW) -> EnrolmentRequest:
     member = Identity(bytes([number]) * 32)
     draft = Certificate(
         client=invitation.name,
@@ -57,7 +60,7 @@ def request(invitation: Invitation, number: int) -> EnrolmentRequest:
         organisation_key=member.public_key,
         authority_key=REGISTRAR.authority.public_key,
         serial=first_serial(invitation.number),
-        expires_at=NOW + LIFE,
+        expires_at=now + LIFE,
     ).endorsed(member)
     return EnrolmentRequest.make(invitation.number, draft, member, invitation.identity)
 
@@ -100,6 +103,73 @@ def test_a_certificate_that_has_ended_opens_no_door_and_closes_none_for_ever(sto
     assert port.told == [] and late.taking_part() == {}
     refusal = late.refusal(certificate.subject_key)
     assert refusal is not None and refusal.word == "expired"
+
+
+def leaving(certificate: Certificate, number: int = 1) -> LeaveRequest:
+    return LeaveRequest(certificate.subject_key, certificate.serial).signed(Identity(bytes([number]) * 32))
+
+
+def test_a_member_that_leaves_is_dismissed_and_comes_back_with_an_invitation_under_whatever_name(store: Store) -> None:
+    certificate = enrolled(store, "north", 1)
+    membership, port = Membership(store, REGISTRAR, lambda: NOW), Port()
+    membership.bring(port)
+    for _ in range(2):
+        membership.leave(leaving(certificate))  # a second time nothing happens
+        membership.bring(port)
+    refusal = membership.refusal(certificate.subject_key)
+    assert refusal is not None and refusal.word == "left" and membership.taking_part() == {}
+    enrolled(store, "ward", 1)
+    membership.bring(port)
+    assert port.told == [("admit", "north"), ("dismiss", "north"), ("admit", "ward")]
+    assert membership.refusal(certificate.subject_key) is None
+
+
+def test_a_member_that_left_and_came_back_between_two_looks_has_its_new_name(store: Store) -> None:
+    certificate = enrolled(store, "north", 1)
+    membership, port = Membership(store, REGISTRAR, lambda: NOW), Port()
+    membership.bring(port)
+    membership.leave(leaving(certificate))
+    enrolled(store, "ward", 1)
+    membership.bring(port)
+    assert port.told == [("admit", "north"), ("dismiss", "north"), ("admit", "ward")]
+
+
+def test_a_copy_of_an_old_request_makes_nobody_leave(store: Store) -> None:
+    certificate = enrolled(store, "north", 1)
+    membership = Membership(store, REGISTRAR, lambda: NOW)
+    membership.leave(leaving(certificate))
+    enrolled(store, "north", 1)
+    with pytest.raises(EnrolmentRefused, match="wrong-certificate"):
+        membership.leave(leaving(certificate))
+    assert "north" in membership.taking_part()
+
+
+def test_only_the_member_itself_leaves(store: Store) -> None:
+    certificate = enrolled(store, "north", 1)
+    membership = Membership(store, REGISTRAR, lambda: NOW)
+    with pytest.raises(EnrolmentRefused, match="forged"):
+        membership.leave(leaving(certificate, number=2))
+    with pytest.raises(EnrolmentRefused, match="not-a-member"):
+        membership.leave(LeaveRequest(Identity(b"x" * 32).public_key, 1).signed(Identity(b"x" * 32)))
+    store.revoke_member("north")
+    with pytest.raises(EnrolmentRefused, match="revoked"):
+        membership.leave(leaving(certificate))
+
+
+def test_a_member_whose_certificate_has_ended_is_let_in_again_with_its_key_and_a_new_invitation(store: Store) -> None:
+    old = enrolled(store, "north", 1)
+    late = Membership(store, REGISTRAR, lambda: NOW + LIFE)
+    assert late.taking_part() == {}
+    made = invite(
+        store, url="https://a:1", ca_der=b"ca", name="north", expires_at=NOW + 2 * LIFE, again=True, actor="test"
+    )
+    with pytest.raises(EnrolmentRefused, match="key-known"):  # as long as the old one holds, there is nothing to do
+        Membership(store, REGISTRAR, lambda: NOW).enrol(request(made, 1))
+    with pytest.raises(EnrolmentRefused, match="name-taken"):
+        late.enrol(request(made, 2, NOW + LIFE))
+    renewed = late.enrol(request(made, 1, NOW + LIFE))
+    assert renewed.subject_key == old.subject_key and late.taking_part() == {"north": renewed}
+    assert late.enrol(request(made, 1, NOW + LIFE)) == renewed, "its reply may have been lost"
 
 
 def test_what_cannot_be_let_in_is_not_the_end_of_the_others(store: Store) -> None:

@@ -14,7 +14,7 @@ from flwr.superlink.main import create_app
 
 from tacit.client.connection import Address, Connection, TurnedAway, Unreachable
 from tacit.models.errors import InputError
-from tacit.models.messages import Instruction
+from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import ALIVE, CLOCK_TOLERANCE, PULL, PUSH, sealed_headers
 from tacit.privacy.identity import Identity
 from tacit.server.fleet_routes import FLOWER_PATHS
@@ -147,6 +147,58 @@ def test_a_revoked_agent_is_sent_away_at_its_next_request_and_never_comes_back(f
     with pytest.raises(InputError, match="revoked"):
         fleet.enrol("clinic")
     assert fleet.transport.clients() == ()
+
+
+def test_an_agent_that_has_left_is_sent_away_until_it_is_admitted_again(fleet) -> None:
+    node = fleet.enrol("clinic")
+    connection = fleet.connection("clinic")
+    connection.alive()
+    fleet.link.dismiss(fleet.identities["clinic"].public_key)
+    with pytest.raises(TurnedAway, match="has left"):
+        connection.alive()
+    assert fleet.transport.clients() == () and dict(fleet.link.names) == {}
+    assert fleet.enrol("clinic") == node
+    connection.alive()
+    assert fleet.transport.clients() == ("clinic",)
+
+
+def test_what_the_store_says_holds_from_the_very_next_request(refleet, echo) -> None:
+    reasons: dict[bytes, str] = {}
+    fleet = refleet(refusal=reasons.get)
+    try:
+        fleet.join("clinic"), fleet.join("bank")
+        fleet.wait_for("clinic", "bank")
+        key = fleet.identities["clinic"].public_key
+
+        def revoked(instruction: Instruction) -> Reply:
+            reasons[key] = "this key was revoked"
+            return Reply(message=b"too late")
+
+        fleet.members["clinic"].handler.act = revoked
+        arrivals = fleet.ask(Instruction("train", "run", 1, 0, b""), "clinic", "bank", seconds=3.0)
+        assert arrivals["bank"].reply is not None
+        assert "clinic" not in arrivals or arrivals["clinic"].reply is None, "its answer came after it was revoked"
+        until = time.monotonic() + 2
+        while "revoked" not in fleet.members["clinic"].resident.standing.trouble and time.monotonic() < until:
+            time.sleep(0.01)
+        assert fleet.members["clinic"].resident.standing.trouble.endswith("this key was revoked")
+        assert fleet.transport.clients() == ("bank",)
+    finally:
+        fleet.close()
+
+
+def test_a_message_is_not_handed_to_an_agent_that_was_revoked_while_it_waited(refleet) -> None:
+    reasons: dict[bytes, str] = {}
+    fleet = refleet(refusal=reasons.get)
+    try:
+        member = fleet.join("clinic")
+        fleet.wait_for("clinic")
+        time.sleep(0.3)  # it waits
+        reasons[member.identity.public_key] = "this key was revoked"
+        fleet.ask(Instruction("train", "run", 1, 0, b""), "clinic", seconds=1.0)
+        assert member.handler.seen == []
+    finally:
+        fleet.close()
 
 
 def test_an_agent_that_waits_when_it_is_revoked_is_sent_away_at_once(fleet) -> None:
