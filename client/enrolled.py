@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from tacit.client.connection import pinned
+from tacit.client.lines import flush_directory
 from tacit.models.durable import write_file
 from tacit.models.enrolment import LARGEST_REPLY, Authorities, Federation
 from tacit.models.errors import InputError
@@ -75,6 +76,22 @@ def write_enrolled(path: Path, enrolled: Enrolled) -> None:
         write_file(path, enrolled.encode(), private=True)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def forget_enrolled(path: Path) -> bool:
+    """Remove an enrolment's file, and say whether there was one; on disk when this returns.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    try:
+        path.unlink()
+        flush_directory(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"cannot be removed ({error.strerror})", where=str(path)) from None
+    return True
 
 
 def read_enrolled(path: Path, member: Identity) -> Enrolled | None:

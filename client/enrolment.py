@@ -22,12 +22,14 @@ from tacit.models.enrolment import (
     AUTHORITY_PATH,
     FEDERATION_PATH,
     LARGEST_REPLY,
+    LEAVE_PATH,
     LONGEST_REASON,
     MEMBER_PATH,
     RENEWAL_PATH,
     Authorities,
     EnrolmentRequest,
     Federation,
+    LeaveRequest,
     RenewalRequest,
     first_serial,
 )
@@ -191,6 +193,23 @@ def refresh(
     host, port = enrolled.address
     authorities = fetch_authorities(Line(host, port, proxy, seconds, insecure), enrolled.tls)
     return enrolled if authorities == enrolled.authorities else replace(enrolled, authorities=authorities)
+
+
+def leave(enrolled: Enrolled, member: Identity, *, proxy: Proxy | None = None, seconds: float = 20.0) -> None:
+    """Tell the coordinator that a member takes part no longer; it may be told again.
+
+    Raises:
+        InputError: the coordinator's certificate is of none of the authorities that are trusted.
+        TurnedAway: the coordinator refuses, as it does if the member was revoked.
+        Unreachable: there was no answer, or none that can be used.
+    """
+    host, port = enrolled.address
+    request = LeaveRequest(member.public_key, enrolled.certificate.serial).signed(member)
+    status, content = _ask(Line(host, port, proxy, seconds), enrolled.tls, "POST", LEAVE_PATH, request.encode())
+    if status == 403:
+        raise TurnedAway(status, _reason(status, content))
+    if status != 200:
+        raise Unreachable(f"the coordinator answers {_reason(status, content)}")
 
 
 def renewal_due(enrolled: Enrolled, now: float) -> bool:

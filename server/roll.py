@@ -27,8 +27,7 @@ class Roll:
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         """Know nobody yet."""
-        self._store = store
-        self._changes = store.changes()
+        self._departures = store.departures()
         self._clock = clock
         self._departed: Mapping[bytes, ClientState] = {}
         self._asking = threading.Lock()
@@ -45,7 +44,7 @@ class Roll:
     def close(self) -> None:
         """Give the connection to the database back."""
         with self._asking:
-            self._changes.close()
+            self._departures.close()
 
     def _look(self) -> None:
         if self._clock() < self._rests_until:
@@ -57,11 +56,10 @@ class Roll:
             return
         try:
             self._since = self._clock()
-            if self._changes():
-                self._departed = self._store.departed()
+            if (found := self._departures()) is not None:
+                self._departed = found
         except StoreUnavailable as error:
             self._rests_until = self._clock() + REST_SECONDS
-            self._changes.close()  # to look, whatever it says next
             if not self._away:
                 _LOG.warning("who was revoked is known from before: %s", error)
             self._away = True

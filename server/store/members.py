@@ -139,12 +139,6 @@ def get_client(session: Session, public_key: bytes) -> ClientRecord | None:
     return None if row is None else _client(row)
 
 
-def departed(session: Session) -> dict[bytes, ClientState]:
-    """Return the keys of those who take part no longer, and whether they have left or were revoked."""
-    query = select(ClientRow.public_key, ClientRow.state).where(ClientRow.state != "active")
-    return {key: cast(ClientState, state) for key, state in session.execute(query)}
-
-
 def list_clients(session: Session) -> list[ClientRecord]:
     """Return every client in the order of their enrolment."""
     return [_client(row) for row in session.scalars(select(ClientRow).order_by(ClientRow.number))]

@@ -12,13 +12,12 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from tacit.server.store import audit, figures, keys, ledgers, members, models, runs
-from tacit.server.store.changes import Changes
+from tacit.server.store.departures import Departures
 from tacit.server.store.engine import WRITES, available, connect, parse_url, shown
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
     ClientRecord,
-    ClientState,
     Figures,
     InvitationRecord,
     KeyRecord,
@@ -331,14 +330,9 @@ class Store:
         with self._read() as session:
             return members.get_client(session, public_key)
 
-    def departed(self) -> dict[bytes, ClientState]:
-        """Return the keys of those who take part no longer, and whether they have left or were revoked."""
-        with self._read() as session:
-            return members.departed(session)
-
-    def changes(self) -> Changes:
-        """Return what says whether anything may have been committed, by whomever, since it was asked last."""
-        return Changes(self._engine)
+    def departures(self) -> Departures:
+        """Return what says with every request who was revoked or has left."""
+        return Departures(self._engine)
 
     def list_clients(self) -> list[ClientRecord]:
         """Return every client, also the revoked ones, in the order of their enrolment."""

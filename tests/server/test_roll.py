@@ -69,17 +69,14 @@ class Database:
     looked: int = 0
     hold: threading.Event | None = None
 
-    def changes(self) -> Any:
+    def departures(self) -> Any:
         return self
 
-    def __call__(self) -> bool:
+    def __call__(self) -> dict[bytes, ClientState]:
         if self.hold is not None:
             self.hold.wait(10)
         if self.away:
             raise StoreUnavailable("the database is away")
-        return True
-
-    def departed(self) -> dict[bytes, ClientState]:
         self.looked += 1
         return dict(self.gone)
 

@@ -1,0 +1,132 @@
+"""A member leaves by a command, and comes back only if it is invited again; what it has spent is never forgotten."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tacit.__main__ import run as tacit
+from tacit.client.connection import Address, Connection, TurnedAway
+from tacit.client.directory import AgentDirectory, init
+from tacit.client.enrolled import Enrolled, read_enrolled
+from tacit.client.member import ENROLMENT
+from tacit.server.coordinator_directory import CoordinatorDirectory, create
+from tacit.server.enrolment_routes import EnrolmentRoutes
+from tacit.server.membership import Membership, invite
+from tacit.server.roll import Roll
+from tacit.server.store import Store, open_store
+from tacit.server.superlink import SuperLink, TlsFiles
+
+
+@dataclass
+class Hub:
+    """A coordinator with its fleet port, and the directory of one agent."""
+
+    directory: CoordinatorDirectory
+    store: Store
+    link: SuperLink
+    agent: AgentDirectory
+
+    @property
+    def path(self) -> str:
+        return str(self.agent.path)
+
+    def invitation(self, name: str = "north", again: bool = False) -> str:
+        return invite(
+            self.store, url=f"https://127.0.0.1:{self.link.address[1]}", ca_der=self.directory.ca_der, name=name,
+            expires_at=int(time.time()) + 600, again=again, actor="a test",
+        ).text()  # fmt: skip
+
+    def enrol(self, name: str = "north") -> Enrolled:
+        assert tacit(["agent", "enrol", "--dir", self.path, "--token", self.invitation(name)]) == 0
+        enrolled = self.enrolled
+        assert enrolled is not None
+        return enrolled
+
+    @property
+    def enrolled(self) -> Enrolled | None:
+        return read_enrolled(self.agent.path / ENROLMENT, self.agent.identity)
+
+    def kinds(self) -> list[str]:
+        return [json.loads(line)["kind"] for line in self.agent.account_lines()]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    directory = create(tmp_path / "hub", datetime.now(UTC), federation="hospitals")
+    with open_store(directory.db) as store:
+        membership, roll = Membership(store, directory.registrar), Roll(store)
+        routes = EnrolmentRoutes(
+            membership,
+            directory.ca_der,
+            enrolled=lambda certificate: membership.bring(link),
+            left=lambda: membership.bring(link),
+        )
+        tls = TlsFiles(directory.server_certificate, directory.server_key)
+        link = SuperLink(tls=tls, enrolment=routes, enrolment_prefix="/v1/enrol/", refusal=roll)
+        with link:
+            yield Hub(directory, store, link, init(tmp_path / "north", "north"))
+        roll.close()
+
+
+def test_a_member_leaves_and_comes_back_with_a_new_invitation(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    enrolled = hub.enrol()
+    connection = Connection(Address(*enrolled.address, tls=enrolled.tls), hub.agent.identity)
+    connection.alive()
+    assert tacit(["agent", "leave", "--dir", hub.path]) == 0
+    assert "north has left hospitals; its ledger and its account stay" in capsys.readouterr().out
+    with pytest.raises(TurnedAway, match="this member has left the federation"):
+        connection.alive()
+    assert hub.enrolled is None and dict(hub.link.names) == {} and hub.kinds() == ["enrolled", "left"]
+    assert tacit(["coordinator", "clients", "--dir", str(hub.directory.path), "--format", "json"]) == 0
+    [client] = json.loads(capsys.readouterr().out)
+    assert (client["name"], client["state"]) == ("north", "left")
+    # A second time there is nothing to do, and whoever has left does not start.
+    assert tacit(["agent", "leave", "--dir", hub.path]) == 0
+    assert "is no member" in capsys.readouterr().out and hub.kinds() == ["enrolled", "left"]
+    assert tacit(["agent", "start", "--dir", hub.path]) == 2
+    back = hub.enrol("ward")
+    assert back.certificate.subject_key == enrolled.certificate.subject_key
+    connection.alive()
+    connection.close()
+    assert list(hub.link.names.values()) == ["ward"]
+
+
+def test_a_member_does_not_leave_while_its_agent_runs(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.enrol()
+    with hub.agent.journal():
+        assert tacit(["agent", "leave", "--dir", hub.path]) == 2
+    error = capsys.readouterr().err
+    assert "an agent is running here" in error and "stop it, then leave" in error
+    assert hub.enrolled is not None and list(hub.link.names.values()) == ["north"]
+
+
+def test_a_coordinator_that_is_away_is_not_left_unnoticed(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.enrol()
+    hub.link.stop()
+    assert tacit(["agent", "leave", "--dir", hub.path]) == 1
+    assert "north is still a member. Try again, or --offline" in capsys.readouterr().err
+    assert hub.enrolled is not None
+    assert tacit(["agent", "leave", "--offline", "--dir", hub.path]) == 0
+    said = capsys.readouterr()
+    assert "has left" in said.out and "ask its operator to revoke north" in said.err
+    assert hub.enrolled is None and hub.kinds()[-1] == "left"
+    [client] = hub.store.list_clients()
+    assert client.state == "active"
+
+
+def test_a_revoked_member_forgets_the_federation_too(hub: Hub) -> None:
+    hub.enrol()
+    hub.store.revoke_member("north")
+    assert tacit(["agent", "leave", "--dir", hub.path]) == 0
+    assert hub.enrolled is None
+    details = json.loads(hub.agent.account_lines()[-1])["details"]
+    assert details["coordinator"].startswith("not needed (revoked:")
+    [client] = hub.store.list_clients()
+    assert client.state == "revoked"
