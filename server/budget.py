@@ -136,15 +136,22 @@ class Budget:
         used = ledger.settled if self.repeatable else ledger.settled | set(ledger.waiting)
         return max([kept, *(key[2] + 1 for key in used if key[:2] == at)])
 
-    def resume(self, state: RunState, number: int, clients: Sequence[str]) -> RunState:
+    def resume(self, state: RunState, number: int, clients: Sequence[str], *, going_on: int | None = None) -> RunState:
         """Count what left before a crash in the middle of a round as spent, for everybody, at the fewest survivors.
 
         That is every attempt that ended without a sum, which no state was kept of, and the one that was broken off,
-        unless it is repeated.
+        unless it is repeated or gone on with.
+
+        Args:
+            state: the run's.
+            number: the round.
+            clients: who may have taken part.
+            going_on: the attempt that is gone on with where it was; it is counted when it ends.
         """
         ledger, at = self.accounts.state, (self.run, number)
         ended = sum(key[:2] == at for key in ledger.settled - ledger.voided)
-        lost = ended + (0 if self.repeatable else len(self._broken_off(number)))
+        broken_off = [] if self.repeatable else [one for one in self._broken_off(number) if one != going_on]
+        lost = ended + len(broken_off)
         if not lost:
             return state
         cohort = min(self.recipe.training.cohort or len(clients), len(clients))
@@ -153,19 +160,38 @@ class Budget:
         taken.update({client: lost for client in clients})
         return replace(state, spent=(*state.spent, *lost * (fewest,)), taken=dict(taken))
 
+    def void_unannounced(self, number: int, *, announced: int | None) -> None:
+        """Give back what was reserved for attempts at a round whose offers never went out.
+
+        Args:
+            number: the round.
+            announced: the attempt that was announced and has not ended, if there is one. Of all others none has left
+                anything open: an attempt is announced before its first offer goes out, and settled when it is over.
+        """
+        for key in tuple(self.accounts.state.waiting):
+            if key[:2] == (self.run, number) and key[2] != announced:
+                self.accounts.void(key)
+
     def able(self, state: RunState, clients: Iterable[str]) -> tuple[str, ...]:
         """Return the clients that have not taken part as often as the noise was calibrated for."""
         most = with_spare(self.recipe.privacy.max_participations or self.recipe.training.rounds)
         return tuple(client for client in clients if state.taken.get(client, 0) < most)
 
-    def reserve(self, plan: NoisePlan, number: int, attempt: int, offer: bytes) -> Key:
+    def reserve(self, plan: NoisePlan, number: int, attempt: int, offer: bytes, *, going_on: bool = False) -> Key:
         """Reserve an attempt at a round; it is on the disk when this returns, and nothing was offered before.
+
+        Args:
+            plan: the attempt's noise.
+            number: the round.
+            attempt: the attempt at it.
+            offer: H(Offer).
+            going_on: the attempt was reserved by another process, and is gone on with.
 
         Raises:
             BudgetExceeded: the population cannot pay.
         """
         reserved = entry(plan, self.run, number, attempt, offer, "own")
-        self.accounts.reserve(reserved, repeated=self.repeatable)
+        self.accounts.reserve(reserved, repeated=self.repeatable or going_on)
         return reserved.key
 
     def settle(

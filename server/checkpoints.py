@@ -25,6 +25,10 @@ _VECTOR = "vector"
 _MOMENT = "moment/"
 
 
+class Unwritable(InputError):
+    """A disk that is full or cannot be written to; when there is room again, the same can be done again."""
+
+
 @dataclass
 class RunState:
     """All that a run needs to go on after a round.
@@ -68,7 +72,7 @@ class Checkpoints:
         """Write the state of a round and return what finds it again.
 
         Raises:
-            InputError: the disk is full or cannot be written to; the earlier files are as they were.
+            Unwritable: the disk is full or cannot be written to; the earlier files are as they were.
         """
         path = self._path(state.round)
         temporary = path.with_suffix(".tmp")
@@ -94,7 +98,7 @@ class Checkpoints:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             if isinstance(error, OSError | SafetensorError):
-                raise InputError(f"cannot be written ({_cause(error)})", where=str(path)) from None
+                raise Unwritable(f"cannot be written ({_cause(error)})", where=str(path)) from None
             raise
         return CheckpointRef(path.name, digest)
 

@@ -100,3 +100,17 @@ def check_cohorts(recipe: Recipe, masking: Masking, clients: int, parameters: in
         except PrivacyError as error:
             right = "a larger epsilon, fewer rounds, or more clients"
             raise InputError(str(error), where=f"privacy, {size} clients", right=right) from None
+
+
+def fewest_clients(recipe: Recipe, masking: Masking, parameters: int, most: int) -> int:
+    """Return the fewest clients that `check_cohorts` lets a round be made of; `most` if it is no fewer."""
+    low, high = min(recipe.secure_aggregation.min_cohort, most), most
+    while low < high:
+        size = (low + high) // 2
+        try:
+            check_cohorts(recipe, masking, size, parameters)
+        except InputError:
+            low = size + 1
+        else:
+            high = size
+    return high

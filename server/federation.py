@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,14 @@ from tacit.models.training import resolve_device
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.server.budget import open_budget
+from tacit.server.checkpoints import Unwritable
 from tacit.server.coordinator_directory import CoordinatorDirectory
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
-from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise
-from tacit.server.kept_run import Ending, KeptRun, new_directory
+from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise, fewest_clients
+from tacit.server.fleet_grid import FleetGrid
+from tacit.server.flower import GridTransport
+from tacit.server.kept_run import Ending, KeptRun, Stopped
 from tacit.server.masking import Masking
 from tacit.server.membership import Membership
 from tacit.server.public_sample import open_public_sample
@@ -33,25 +39,34 @@ from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
 from tacit.server.run import Run, RunFailed
 from tacit.server.run_directory import RunDirectory
+from tacit.server.run_queue import FAILED, QUEUE, WAITS, forget_stop, is_to_stop
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store
 from tacit.server.store.errors import StoreUnavailable
 from tacit.server.superlink import SuperLink
 
 _LOG = logging.getLogger(__name__)
-QUEUE, RUNS = "queue", "runs"
+RUNS = "runs"
+LONGEST_NAME = 64  # characters
+RECONNECT_SECONDS = 45.0  # in which every agent that is still alive has asked a coordinator that was away
+RETRY_SECONDS = 5.0  # after the disk was full or the database away
+TRIES = 3  # of a run that ends for a reason that nobody foresaw
 SIGNED_AS = "the coordinator of the federation"
 
 
 def enqueue(directory: Path, recipe: Recipe, now: datetime) -> Path:
     """Let a recipe wait in a coordinator's directory, and return its file; the oldest is trained first.
 
+    The file's name without its ending is the name of the run.
+
     Raises:
         InputError: the recipe is for a simulation, or the file cannot be written.
     """
     refuse_simulations(recipe)
     check_names(recipe)
-    path = directory / QUEUE / f"{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{recipe.name}.toml"
+    # The run's name as well, which every message carries and so has a bounded length.
+    name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{recipe.name}"[:LONGEST_NAME]
+    path = directory / QUEUE / f"{name}{WAITS}"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_file(path, recipe.to_toml().encode())
@@ -78,82 +93,145 @@ def refuse_simulations(recipe: Recipe) -> None:
 
 @dataclass
 class Coordinator:
-    """A federation that is up.
+    """A federation that is up, and what it is about to train.
 
     Attributes:
         directory: keys and settings.
         store: runs, members, ledgers.
         membership: who may take part.
         link: the fleet port.
+        until: says when to stop; a run that is under way then goes on when the coordinator is started again.
+        pause: waits some seconds, or less when it is to stop.
         wait_seconds: how long a run waits for as many clients as its rounds need.
-        randomness: where cohorts, rotation seeds and noise of its own come from.
+        randomness: where cohorts, rotations and noise of the coordinator's come from.
     """
 
     directory: CoordinatorDirectory
     store: Store
     membership: Membership
     link: SuperLink
+    until: Callable[[], bool]
+    pause: Callable[[float], object] = time.sleep
     wait_seconds: float = 600.0
     randomness: Randomness = field(default_factory=SystemRandomness)
 
-    def work(self, until: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> None:
+    def __post_init__(self) -> None:
+        """Begin with nothing to complain of."""
+        self._failures = Counter[str]()
+        self._trouble = ""
+
+    def work(self) -> None:
         """Train what waits, one recipe after another, and look for more, until told otherwise.
 
-        A recipe that cannot be trained is put aside with the reason; the next one has its turn.
+        A run that another process was in the middle of goes on where it was. A recipe that cannot be trained is put
+        aside with the reason; the next one has its turn. While the database is away or the disk full, it waits.
         """
-        for record in self.store.list_runs(None, "running"):
-            self.store.set_run_status(record.run, "interrupted", "the coordinator was stopped")
-        while not until():
-            self.membership.bring(self.link)
-            waiting = sorted((self.directory.path / QUEUE).glob("*.toml"))
-            if not waiting:
-                pause(1.0)
-                continue
-            self._one(waiting[0], until, pause)
+        looked = False
+        while not self.until():
+            try:
+                if not looked:
+                    self._put_down()
+                    looked = True
+                self.membership.bring(self.link)
+                waiting = self._waiting()
+                if waiting:
+                    self._one(waiting[0])
+                else:
+                    self.pause(1.0)
+                self._trouble = ""
+            except (StoreUnavailable, Unwritable, OSError) as error:
+                self._wait_after(error)
 
-    def _one(self, path: Path, until: Callable[[], bool], pause: Callable[[float], None]) -> None:
+    def _put_down(self) -> None:
+        """Mark runs that nobody goes on with as what they are."""
+        waiting = {path.stem for path in self._waiting()}
+        for record in self.store.list_runs(None, "running"):
+            if record.run not in waiting and Path(record.directory).parent == self.directory.path / RUNS:
+                self.store.set_run_status(record.run, "interrupted", "the coordinator was stopped")
+
+    def _waiting(self) -> list[Path]:
+        return sorted((self.directory.path / QUEUE).glob(f"*{WAITS}"))
+
+    def _wait_after(self, error: Exception) -> None:
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            _LOG.error("%s; trying again", error)
+        self.pause(RETRY_SECONDS)
+
+    def _one(self, path: Path) -> None:
+        name, failed = path.stem, path.with_suffix(FAILED)
         try:
-            summary = self.train(load_recipe(path), until, pause)
-        except (InputError, RunFailed, PrivacyError, StoreUnavailable) as error:
-            _LOG.error("%s was not trained: %s", path.stem, error)
-            path.rename(path.with_suffix(".failed"))
+            summary = self.train(load_recipe(path), name)
+        except Stopped:
+            _LOG.info("%s goes on when the coordinator is started again", name)
             return
-        if summary is not None:
+        except (StoreUnavailable, Unwritable, OSError):
+            raise
+        except (InputError, RunFailed, PrivacyError) as error:
+            _LOG.error("%s was not trained: %s", name, error)
+            path.rename(failed)
+        except Exception as error:
+            self._failures[name] += 1
+            # The place and the kind alone: what an exception says may be anything.
+            _LOG.exception("%s ended in a way that nobody foresaw (%s)", name, type(error).__name__)
+            if self._failures[name] < TRIES:
+                self.pause(RETRY_SECONDS)
+                return
+            path.rename(failed)
+        else:
             _LOG.info("model       %(name)s version %(version)d", summary["model"])
             path.unlink()
+        forget_stop(self.directory.path, name)
 
-    def train(
-        self, recipe: Recipe, until: Callable[[], bool], pause: Callable[[float], None] = time.sleep
-    ) -> dict[str, Any] | None:
+    def train(self, recipe: Recipe, name: str) -> dict[str, Any]:
         """Train one recipe over the members that are there, register its model, and return the run's summary.
 
-        Columns, classes, selection and the test come from the recipe's public sample: no client's row is here.
+        Columns, classes, selection and the test come from the recipe's public sample: no client's row is here. A run
+        that has begun goes on where it was, in the very exchange that was announced last.
 
-        Returns:
-            None if it was to stop before there were enough clients.
+        Args:
+            recipe: what to train.
+            name: the run's.
 
         Raises:
-            InputError: the recipe or its public sample cannot be used.
+            InputError: the recipe or its public sample cannot be used, or the run began with another recipe.
             RunFailed: too few clients came or answered, or the model diverged.
+            Stopped: the coordinator is to stop.
+            StoreUnavailable, Unwritable: nothing can be kept at the moment.
         """
         refuse_simulations(recipe)
         check_names(recipe)
         sample = open_public_sample(recipe, os.environ)
-        identity, randomness = self.directory.coordinator, self.randomness
-        directory = RunDirectory(self.directory.path / RUNS / new_directory(recipe).name)
-        registry = Registry(self.store, Path(self.directory.models))
-        kept = KeptRun(self.store, registry, directory, recipe, identity)
-        plan, initial = kept.starting_point(sample.schema)
-        clients = self._gather(recipe, until, pause)
-        if not clients:
-            return None
-        masking = Masking(
-            identity, frozenset({self.directory.authority.public_key}), recipe.secure_aggregation, randomness
+        identity = self.directory.coordinator
+        kept = KeptRun(
+            self.store,
+            Registry(self.store, Path(self.directory.models)),
+            RunDirectory(self.directory.path / RUNS / name),
+            recipe,
+            identity,
         )
-        parameters = check_network(plan)
-        check_cohorts(recipe, masking, clients, parameters)
-        check_promise(recipe, clients, parameters)
-        kept.begin(environment(str(resolve_device(recipe.training.device)), torch.get_num_threads()), {})
+        plan, initial = kept.starting_point(sample.schema)
+        masking = Masking(
+            identity, frozenset({self.directory.authority.public_key}), recipe.secure_aggregation, self.randomness
+        )
+        parameters, begun = check_network(plan), kept.begun()
+        if begun is not None and begun.summary is not None:
+            return dict(begun.summary)
+        phases = kept.phases(masking.memory)
+        enough = partial(fewest_clients, recipe, masking, parameters)
+        if begun is None:
+            clients = self._gather(recipe, self.wait_seconds)
+            check_cohorts(recipe, masking, clients, parameters)
+            check_promise(recipe, clients, parameters)
+            # What a process left that ended before the store knew of the run: nobody was asked for anything.
+            shutil.rmtree(kept.directory.path, ignore_errors=True)
+            made_with = environment(str(resolve_device(recipe.training.device)), torch.get_num_threads())
+            kept.begin({**made_with, "clients": clients}, {})
+        else:
+            clients = int(begun.environment["clients"])
+            _LOG.info("%s goes on", name)
+            self._gather(recipe, RECONNECT_SECONDS, enough)
+            self._wait_for(phases.asked())
         with kept.running(), self.link.grid() as grid:
             budget = None
             if recipe.privacy.unit != "none":
@@ -162,15 +240,17 @@ class Coordinator:
             state = Run(
                 name=kept.name,
                 plan=plan,
-                transport=self.link.transport(grid),
-                recorder=kept.recorder(),
-                cohorts=DrawnCohorts(kept.name, recipe.training, randomness, clients),
+                transport=self._transport(grid),
+                recorder=kept.recorder(masking.memory),
+                cohorts=DrawnCohorts(kept.name, recipe.training, self.randomness, clients),
                 masking=masking,
                 budget=budget,
-                randomness=randomness,
+                randomness=self.randomness,
+                phases=phases,
+                stop=partial(self._asked_to_stop, name),
                 validate=CentralEvaluator(sample.validation) if sample.validation is not None else None,
                 initial=initial,
-                on_round=self._round,
+                on_round=partial(self._after, recipe, enough),
             ).execute()
             metrics = CentralEvaluator(sample.test)(decode_plan(state.plan), state.vector)
             ending = Ending(
@@ -189,21 +269,60 @@ class Coordinator:
             kept.finish(summary)
         return summary
 
-    def _gather(self, recipe: Recipe, until: Callable[[], bool], pause: Callable[[float], None]) -> int:
-        """Wait until as many members are there as a round needs, and return how many; 0 if it was to stop."""
+    def _transport(self, grid: FleetGrid) -> GridTransport:
+        def attentive(seconds: float) -> None:
+            if self.until():
+                raise Stopped
+            grid.wait(seconds)
+
+        return GridTransport(grid, names=self.link.names, pause=attentive, forget=grid.discard)
+
+    def _asked_to_stop(self, name: str) -> str:
+        return "stopped by hand" if is_to_stop(self.directory.path, name) else ""
+
+    def _gather(self, recipe: Recipe, patience: float, enough: Callable[[int], int] | None = None) -> int:
+        """Wait until as many members are there as a round needs, and return how many.
+
+        Args:
+            recipe: says how many.
+            patience: seconds after which fewer will do, if rounds can be made of them.
+            enough: the fewest of so many that rounds can be made of, for a run that has begun: it waits for these as
+                long as it takes. None for one that has not: it fails when the patience ends.
+
+        Raises:
+            RunFailed: they did not come in time.
+            Stopped: the coordinator is to stop.
+        """
         needed = recipe.training.cohort or max(recipe.secure_aggregation.min_cohort, recipe.population.clients or 0)
-        deadline = time.monotonic() + self.wait_seconds
-        while not until():
+        begun, told = time.monotonic(), False
+        while not self.until():
             self.membership.bring(self.link)
-            there = sum(one.online for one in self.link.presence().values())
+            there = len(self._there())
             if there >= needed:
                 return there
-            if time.monotonic() > deadline:
-                raise RunFailed(f"{there} of {needed} clients were there after {self.wait_seconds:g} s")
-            pause(0.5)
-        return 0
+            if time.monotonic() > begun + patience:
+                if enough is None:
+                    raise RunFailed(f"{there} of {needed} clients were there after {patience:g} s")
+                if there >= enough(needed):
+                    return there
+            if not told:
+                _LOG.info("%d of %d clients are there; waiting", there, needed)
+                told = True
+            self.pause(0.5)
+        raise Stopped
 
-    def _round(self, report: RoundReport) -> None:
+    def _wait_for(self, names: Collection[str]) -> None:
+        """Wait until everybody of these is there again, but not for long: whoever has died will not come."""
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        while not self._there().issuperset(names) and time.monotonic() < deadline:
+            if self.until():
+                raise Stopped
+            self.pause(0.2)
+
+    def _there(self) -> frozenset[str]:
+        return frozenset(name for name, one in self.link.presence().items() if one.online)
+
+    def _after(self, recipe: Recipe, enough: Callable[[int], int], report: RoundReport) -> None:
         self.membership.bring(self.link)
         if report.committed:
             told = "  ".join(f"{name} {value:.4f}" for name, value in sorted(report.metrics.items()))
@@ -215,3 +334,5 @@ class Coordinator:
         for one in report.participants:
             if one.outcome != "reported":
                 _LOG.warning("round %-5d client %s: %s (%s)", report.number, one.client, one.outcome, one.reason)
+        if not report.committed:
+            self._gather(recipe, min(recipe.training.deadline_seconds, RECONNECT_SECONDS), enough)

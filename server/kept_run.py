@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +18,12 @@ from tacit.models.data.rows import Schema
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
+from tacit.privacy.errors import PrivacyError
 from tacit.privacy.identity import Identity
-from tacit.server.checkpoints import Checkpoints, RunState
+from tacit.server.checkpoints import Checkpoints, RunState, Unwritable
 from tacit.server.feasibility import check_network
 from tacit.server.lineage import with_lineage
+from tacit.server.phases import Phases
 from tacit.server.recorder import StoreRecorder
 from tacit.server.registry import Registry
 from tacit.server.release import initial_version, release, warm_start
@@ -31,8 +33,11 @@ from tacit.server.signed_statement import SELF_SIGNED, sign_statement
 from tacit.server.statement import Circumstances, privacy_statement
 from tacit.server.statement_page import statement_markdown
 from tacit.server.store import Store
-from tacit.server.store.records import NewRun
+from tacit.server.store.errors import StoreUnavailable
+from tacit.server.store.records import NewRun, RunRecord
 from tacit.server.summary import summarise
+
+PHASES = "phases"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class Ending:
     signed_as: str = "coordinator"
     reproducible_noise: bool = False
     ledger: Mapping[str, Any] | None = None
+
+
+class Stopped(Exception):
+    """The process is to end; the run goes on where it is when it is started again."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,17 @@ class KeptRun:
             shutil.rmtree(self.directory.path, ignore_errors=True)
             raise
 
+    def begun(self) -> RunRecord | None:
+        """Return what the store knows of the run, None if it has not begun.
+
+        Raises:
+            InputError: it began with another recipe.
+        """
+        record = self.store.find_run(self.name)
+        if record is not None and record.recipe_sha256 != self.recipe.digest:
+            raise InputError("began with another recipe", where=f"run {self.name}", right="a run of another name")
+        return record
+
     def starting_point(self, schema: Schema) -> tuple[Plan, NDArray[np.float32] | None]:
         """Return the plan of the first round and, for a warm start, the vector to begin with.
 
@@ -128,9 +148,13 @@ class KeptRun:
         check_network(plan)
         return warm_start(plan, self.registry) if self.recipe.model.init else (plan, None)
 
-    def recorder(self) -> StoreRecorder:
-        """Return what keeps the rounds."""
-        return StoreRecorder(self.store, self.name, Checkpoints(self.directory.path / "checkpoints"))
+    def recorder(self, memory: Callable[[], Mapping[str, Any]] | None = None) -> StoreRecorder:
+        """Return what keeps the rounds, with what the coordinator owes and knows where phases are announced."""
+        return StoreRecorder(self.store, self.name, Checkpoints(self.directory.path / "checkpoints"), memory)
+
+    def phases(self, memory: Callable[[], Mapping[str, Any]]) -> Phases:
+        """Return what announces the phases of the rounds."""
+        return Phases(self.store, self.name, self.directory.path / PHASES, memory)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -138,10 +162,14 @@ class KeptRun:
         self.store.set_run_status(self.name, "running")
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, Stopped):
             self.store.set_run_status(self.name, "interrupted", "stopped by hand")
             raise
-        except (RunFailed, InputError, OSError) as error:
+        except (Unwritable, StoreUnavailable) as error:
+            with suppress(StoreUnavailable):  # it is the newest thing that the store is told; what counts is kept
+                self.store.set_run_status(self.name, "interrupted", str(error))
+            raise
+        except (RunFailed, InputError, PrivacyError, OSError) as error:
             self.store.set_run_status(self.name, "failed", str(error))
             raise
         except BaseException as error:
@@ -189,6 +217,7 @@ class KeptRun:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Seal the directory and mark the run as finished."""
+        shutil.rmtree(self.directory.path / PHASES, ignore_errors=True)
         self.directory.write_manifest()
         self.store.finish_run(self.name, summary)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from tacit.models.contributions import (
 from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, Instruction, Reply
 from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan
-from tacit.privacy.errors import PrivacyError
+from tacit.privacy.errors import PrivacyError, RemoteProtocolError
 from tacit.privacy.randomness import Keystream
 from tacit.privacy.secagg.aggregate import Aggregate
 from tacit.privacy.secagg.elided import ElidedRound
@@ -51,6 +51,10 @@ class SecureSum(Protocol):
     @property
     def aggregate(self) -> Aggregate:
         """Return the sum."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """Return what must be kept before the requests of an exchange are sent; empty if it cannot be gone on with."""
         ...
 
     @property
@@ -102,6 +106,44 @@ class MaskedSum:
             verify=masking.verify,
         )
         self._inputs_may_have_left = False
+
+    @classmethod
+    def restored(
+        cls, at: Occasion, masking: Masking, offer: Offer, snapshot: bytes, arrays: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """Go on from a snapshot that another process has kept.
+
+        Args:
+            at: what it is part of.
+            masking: the coordinator's part.
+            offer: what would be offered today; but for the seed of the rotation it is what was offered.
+            snapshot: what was kept.
+            arrays: what goes with the offer.
+
+        Raises:
+            RemoteProtocolError: it is no snapshot, or that of another attempt, model or plan.
+        """
+        found = cls.__new__(cls)
+        found._at, found._masking, found._arrays = at, masking, arrays
+        found._server = ServerRound.restore(
+            snapshot,
+            masking.identity,
+            authority_keys=masking.authority_keys,
+            now=int(masking.now()),
+            verify=masking.verify,
+        )
+        kept = found._server.offer
+        today = replace(
+            offer, rotation_seed=kept.rotation_seed, last_receipt=kept.last_receipt, signature=kept.signature
+        )
+        if today != kept:
+            raise RemoteProtocolError("other-attempt", "what was kept is about another model, plan or cohort")
+        found._inputs_may_have_left = found._server.phase.value >= Phase.MASK.value
+        return found
+
+    def snapshot(self) -> bytes:
+        """Return what must be kept before the requests of an exchange are sent."""
+        return self._server.snapshot()
 
     @property
     def offer_digest(self) -> bytes:
@@ -187,6 +229,10 @@ class ElidedSum:
         """Return the sum over those that answered."""
         return self._round.result()
 
+    def snapshot(self) -> bytes:
+        """Return nothing: a simulation repeats the attempt."""
+        return b""
+
     @property
     def may_retry(self) -> frozenset[str] | None:
         """Return whom a masked round would ask again: nobody whose input was added."""
@@ -234,16 +280,20 @@ def masked_sum(
     clients: Sequence[str],
     masking: Masking,
     noise: NoisePlan | None = None,
+    snapshot: bytes = b"",
 ) -> SecureSum:
-    """Return the exchanges of an attempt, masked or elided as the recipe says.
+    """Return the exchanges of an attempt, masked or elided as the recipe says; those of a snapshot, if there is one.
 
     Raises:
         Infeasible: no threshold is both safe and reachable; nothing was offered.
+        RemoteProtocolError: the snapshot is another attempt's.
     """
     offer = masking.offer(at, vector, layout, len(clients), noise)
     arrays: dict[str, NDArray[Any]] = {} if vector is None else {"vector": vector}
     if offer.mode == ELIDED:
         return ElidedSum(at, offer.signed(masking.identity), clients, arrays)
+    if snapshot:
+        return MaskedSum.restored(at, masking, offer, snapshot, arrays)
     return MaskedSum(at, masking, offer, clients, arrays)
 
 
@@ -259,6 +309,7 @@ class MaskedRound:
         self.accept = inner.accept
         self.close = inner.close
         self.abandon = inner.abandon
+        self.snapshot = inner.snapshot
 
     def verdicts(self, participants: Sequence[Participant], done: bool) -> tuple[Participant, ...]:
         """Return what became of everybody who was asked, given what the round saw of it.
@@ -289,9 +340,17 @@ class MaskedRound:
 class MaskedTraining(MaskedRound):
     """A training round whose updates are only ever seen added up."""
 
-    def __init__(self, at: Occasion, vector: NDArray[np.float32], clients: Sequence[str], masking: Masking) -> None:
-        """Offer the round to `clients`; see `masked_sum`."""
-        super().__init__(masked_sum(at, vector, training_layout(vector.size, len(clients)), clients, masking))
+    def __init__(
+        self,
+        at: Occasion,
+        vector: NDArray[np.float32],
+        clients: Sequence[str],
+        masking: Masking,
+        snapshot: bytes = b"",
+    ) -> None:
+        """Offer the round to `clients`, or go on with it; see `masked_sum`."""
+        layout = training_layout(vector.size, len(clients))
+        super().__init__(masked_sum(at, vector, layout, clients, masking, snapshot=snapshot))
 
     def result(self) -> TrainingResult:
         """Return the weighted means of updates and losses, from the sums."""
@@ -316,11 +375,15 @@ class NoisedTraining(MaskedRound):
         masking: Masking,
         noise: NoisePlan,
         words: Keystream,
+        snapshot: bytes = b"",
     ) -> None:
-        """Offer the round to `clients`; see `masked_sum`. `words` are for noise that the coordinator makes."""
+        """Offer the round to `clients`, or go on with it; see `masked_sum`.
+
+        `words` are for noise that the coordinator makes.
+        """
         if noise.layout is None:
             raise ValueError("a masked round has a layout")
-        super().__init__(masked_sum(at, vector, noise.layout, clients, masking, noise))
+        super().__init__(masked_sum(at, vector, noise.layout, clients, masking, noise, snapshot))
         self.noise = noise
         self._words = words
 
@@ -338,9 +401,11 @@ class NoisedTraining(MaskedRound):
 class MaskedPreparation(MaskedRound):
     """A preparation round whose statistics are only ever seen added up, exactly."""
 
-    def __init__(self, at: Occasion, plan: Plan, clients: Sequence[str], masking: Masking) -> None:
-        """Offer the round to `clients`; see `masked_sum`."""
-        super().__init__(masked_sum(at, None, preparation_layout(plan), clients, masking))
+    def __init__(
+        self, at: Occasion, plan: Plan, clients: Sequence[str], masking: Masking, snapshot: bytes = b""
+    ) -> None:
+        """Offer the round to `clients`, or go on with it; see `masked_sum`."""
+        super().__init__(masked_sum(at, None, preparation_layout(plan), clients, masking, snapshot=snapshot))
         self._schema = plan.schema
 
     def total(self) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +114,31 @@ class Masking:
         """Note who was convicted; charges add up over rounds, against as many colluders as the largest cohort has."""
         self.charges |= server.charges
         self.at_fault |= server.at_fault | convicted(self.charges, colluders_in(self.settings, self._largest_cohort))
+
+    def memory(self) -> dict[str, Any]:
+        """Return what a new process must know to go on: debts and verdicts, as plain values; no secret is among it."""
+        return {
+            "owed": {client: receipt.hex() for client, receipt in sorted(self.owed.items())},
+            "deliveries": dict(sorted(self._deliveries.items())),
+            "last_receipt": self.last_receipt.hex(),
+            "charges": sorted(map(list, self.charges)),
+            "at_fault": sorted(self.at_fault),
+            "largest_cohort": self._largest_cohort,
+            "acknowledged": self.acknowledged,
+            "given_up": self.given_up,
+        }
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from what `memory` returned; an empty mapping changes nothing."""
+        if not memory:
+            return
+        self.owed.update({client: bytes.fromhex(receipt) for client, receipt in memory["owed"].items()})
+        self._deliveries.update(memory["deliveries"])
+        self.last_receipt = bytes.fromhex(memory["last_receipt"])
+        self.charges |= {(dealer, holder) for dealer, holder in memory["charges"]}
+        self.at_fault |= set(memory["at_fault"])
+        self._largest_cohort = max(self._largest_cohort, memory["largest_cohort"])
+        self.acknowledged, self.given_up = memory["acknowledged"], memory["given_up"]
 
     def receipt_for(self, client: str) -> bytes:
         """Return the receipt to deliver to a client with whatever it is sent; empty if none is owed.

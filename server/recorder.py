@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from tacit.models.errors import InputError
 from tacit.server.checkpoints import Checkpoints, RunState
@@ -17,10 +18,19 @@ class StoreRecorder:
 
     A crash between the file and the transaction leaves a file that nothing points at; the round is then run again
     and overwrites it. There is no moment at which the database points at a file that is not on the disk.
+
+    Args:
+        store: keeps the rounds.
+        run: the run's name.
+        checkpoints: keep the states.
+        memory: what the coordinator owes and knows, to be kept with each round; None where no phases are announced.
     """
 
-    def __init__(self, store: Store, run: str, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, store: Store, run: str, checkpoints: Checkpoints, memory: Callable[[], Mapping[str, Any]] | None = None
+    ) -> None:
         """Record the rounds of `run`."""
+        self._memory = memory
         self._store = store
         self._run = run
         self._checkpoints = checkpoints
@@ -50,6 +60,7 @@ class StoreRecorder:
                 extra={"reason": report.reason} if report.reason else {},
             ),
             ledger=ledger,
+            memory=self._memory() if self._memory is not None else None,
         )
         if state is not None:
             best = {state.best_round} if state.best_round else set()

@@ -1,8 +1,8 @@
 """One round as a pure state machine: who was asked, who answered, who did not, and when it is over.
 
-Two rules. Everything that happens to a round (`start`, `receive`, `lose`, `tick`) is a method that takes the time as an
-argument and returns the requests to send next. What messages mean is not known here: `Exchanges` decides that, so that
-a plain round (one exchange) and secure aggregation (five) are the same machine.
+Two rules. Everything that happens to a round (`start`, `resume`, `receive`, `lose`, `tick`) is a method that takes the
+time as an argument and returns the requests to send next. What messages mean is not known here: `Exchanges` decides
+that, so that a plain round (one exchange) and secure aggregation (five) are the same machine.
 
     READY --start--> WAITING --exchange over--> WAITING (next exchange) ... --last one over--> COMPLETE
                         |                                                        ^
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -37,7 +37,7 @@ class RoundState(Enum):
 
 # Which call is allowed in which state; anything else is a mistake of ours and raises.
 ALLOWED: Mapping[RoundState, frozenset[str]] = {
-    RoundState.READY: frozenset({"start"}),
+    RoundState.READY: frozenset({"start", "resume"}),
     RoundState.WAITING: frozenset({"receive", "lose", "tick"}),
     RoundState.COMPLETE: frozenset({"receive", "lose", "tick"}),
     RoundState.ABORTED: frozenset({"receive", "lose", "tick"}),
@@ -93,6 +93,27 @@ class Request:
     instruction: Instruction
 
 
+@dataclass(frozen=True)
+class RoundProgress:
+    """How far a round has come when an exchange is about to be asked for: all that a new process needs to go on.
+
+    Attributes:
+        cohort: the clients asked in the first exchange.
+        wanted: how many reports were enough.
+        exchange: the number of the exchange, from 0.
+        asked: whom it asks.
+        answered: client to the last exchange that it answered.
+        gone: those that were lost, by then.
+    """
+
+    cohort: tuple[str, ...]
+    wanted: int
+    exchange: int
+    asked: tuple[str, ...]
+    answered: Mapping[str, str] = field(default_factory=dict)
+    gone: tuple[Participant, ...] = ()
+
+
 class Round:
     """One attempt of one round.
 
@@ -139,6 +160,31 @@ class Round:
         self._check("start")
         self.state = RoundState.WAITING
         return self._open(self._cohort, now)
+
+    def resume(self, progress: RoundProgress, now: float) -> list[Request]:
+        """Go on at `now` seconds with the exchange that another process had begun, and return its requests.
+
+        The exchanges must stand where they stood then. Whoever was asked is asked again, and has the whole time again.
+        """
+        self._check("resume")
+        if progress.cohort != self._cohort or progress.wanted != self._wanted:
+            raise ValueError("the progress is another round's")
+        self.state = RoundState.WAITING
+        self._exchange = progress.exchange
+        self._latest = dict(progress.answered)
+        self._gone = {member.client: member for member in progress.gone}
+        return self._open(progress.asked, now)
+
+    def progress(self) -> RoundProgress:
+        """Return how far the round has come; to be kept before the requests of an exchange are sent."""
+        return RoundProgress(
+            self._cohort,
+            self._wanted,
+            self._exchange,
+            tuple(client for client in self._cohort if client in self._pending),
+            dict(self._latest),
+            tuple(self._gone.values()),
+        )
 
     def receive(self, client: str, reply: Reply, now: float) -> list[Request]:
         """Take an answer; one that nobody waits for (late, repeated, or of a stranger) changes nothing."""

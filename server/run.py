@@ -35,8 +35,9 @@ from tacit.server.masked import (
     inputs_left,
 )
 from tacit.server.masking import Masking, Receipts
+from tacit.server.phases import BrokenOff, Phases
 from tacit.server.reports import RoundReport
-from tacit.server.rounds import Exchanges, Participant, Round, RoundState
+from tacit.server.rounds import Exchanges, Participant, Round, RoundProgress, RoundState
 from tacit.server.store.records import LedgerLine
 from tacit.server.strategies import strategy_named
 from tacit.server.transport import Transport, drive
@@ -97,6 +98,9 @@ class Run:
         masking: the coordinator's part in masked rounds; None for rounds in which it sees every update.
         budget: what pays for a promise; there is one exactly if the recipe makes one.
         randomness: where noise that the coordinator makes comes from.
+        phases: where the phases of rounds are announced before anybody is asked, so that a new process goes on with an
+            attempt; None for a run that repeats it.
+        stop: asked between rounds: why the run is to end with what it has; empty to go on.
         validate: measures a vector on the validation share; None if there is none.
         initial: the vector of a warm start, whose plan then comes with features; None to initialise from the seed. The
             run trains it in place.
@@ -112,6 +116,8 @@ class Run:
     masking: Masking | None = None
     budget: Budget | None = None
     randomness: Randomness = field(default_factory=SystemRandomness)
+    phases: Phases | None = None
+    stop: Callable[[], str] = lambda: ""
     validate: Evaluate | None = None
     initial: NDArray[np.float32] | None = None
     on_round: Callable[[RoundReport], None] = lambda report: None
@@ -141,9 +147,14 @@ class Run:
         if self.masking is not None:
             check_cohorts(self.plan.recipe, self.masking, len(self._clients()), check_network(self.plan))
         try:
+            if self.phases is not None and self.masking is not None:
+                self.masking.recall(self.phases.recall())
             state = self.recorder.resume_point() or self._prepare()
             while state.round < self.plan.recipe.training.rounds and not state.stopped:
-                state = self._round(state)
+                if state.round and (asked := self.stop()):
+                    state = replace(state, stopped=asked)
+                else:
+                    state = self._round(state)
         except RunFailed:
             self._deliver_receipts(self.plan.recipe.training.rounds)
             raise
@@ -172,14 +183,17 @@ class Run:
         return self._begin(plan, report)
 
     def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
-        clients, encoded = self._clients(), plan.encode()
+        encoded, broken_off = plan.encode(), self._broken_off(0)
         first = self.recorder.attempts(0)
         for attempt in range(first, first + ATTEMPTS):
-            at = Occasion(self.name, 0, attempt, encoded)
+            at, resumed = Occasion(self.name, 0, attempt, encoded), _if_at(broken_off, attempt)
+            clients = resumed.progress.cohort if resumed else self._clients()
             exchanges = (
-                MaskedPreparation(at, plan, clients, self.masking) if self.masking else Preparation(at, plan.schema)
+                MaskedPreparation(at, plan, clients, self.masking, _snapshot(resumed))
+                if self.masking
+                else Preparation(at, plan.schema)
             )
-            report, done = self._attempt(exchanges, clients, 0, attempt)
+            report, done = self._attempt(exchanges, clients, 0, attempt, broken_off=resumed)
             if done:
                 return exchanges, report
             self._keep(report, None)
@@ -213,29 +227,37 @@ class Run:
         first = self.recorder.attempts(number)
         # Whose masked input has left for this round takes part in no other attempt at it, also after a restart.
         left = inputs_left(self.recorder.asked(number)) if first and self.masking else frozenset()
+        broken_off = self._broken_off(number)
         if self.budget is not None:
-            state = self.budget.resume(state, number, self._clients())
-            first = self.budget.next_attempt(number, first)
+            announced = broken_off.attempt if broken_off else None
+            if self.phases is not None:
+                self.budget.void_unannounced(number, announced=announced)
+            state = self.budget.resume(state, number, self._clients(), going_on=announced)
+            first = self.budget.next_attempt(number, first) if announced is None else announced
         for attempt in range(first, first + ATTEMPTS):
-            able = self._able(state, left)
-            if not able:
-                return replace(state, stopped=BUDGET_SPENT)
-            cohort, wanted = self.cohorts.draw(able, number, attempt)
+            resumed = _if_at(broken_off, attempt)
+            if resumed is not None:
+                cohort, wanted = resumed.progress.cohort, resumed.progress.wanted
+            else:
+                able = self._able(state, left)
+                if not able:
+                    return replace(state, stopped=BUDGET_SPENT)
+                cohort, wanted = self.cohorts.draw(able, number, attempt)
             at = Occasion(self.name, number, attempt, state.plan)
             if not cohort:
                 report = RoundReport(number, attempt, True, "the cohort was empty", 0.0, ())
                 return self._apply(state, report, None)
             try:
-                exchanges, noise = self._training(at, state, cohort)
+                exchanges, noise = self._training(at, state, cohort, _snapshot(resumed))
             except Infeasible as error:
                 report = RoundReport(number, attempt, False, str(error), 0.0, ())
                 self._keep(report, None)
                 continue
             try:
-                reserved = self._reserve(exchanges, noise, at)
+                reserved = self._reserve(exchanges, noise, at, going_on=resumed is not None)
             except BudgetExceeded:
                 return replace(state, stopped=BUDGET_SPENT)
-            report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted)
+            report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted, broken_off=resumed)
             state, lines = self._settle(state, exchanges, noise, reserved, report, done)
             if done:
                 try:
@@ -265,10 +287,12 @@ class Run:
         exchanges: Training | MaskedTraining | NoisedTraining | ProtectedTraining,
         noise: NoisePlan | None,
         at: Occasion,
+        *,
+        going_on: bool,
     ) -> Key | None:
         if self.budget is None or noise is None or isinstance(exchanges, Training | MaskedTraining):
             return None
-        return self.budget.reserve(noise, at.round, at.attempt, exchanges.offer_digest)
+        return self.budget.reserve(noise, at.round, at.attempt, exchanges.offer_digest, going_on=going_on)
 
     def _settle(
         self,
@@ -302,12 +326,12 @@ class Run:
         return following
 
     def _training(
-        self, at: Occasion, state: RunState, cohort: tuple[str, ...]
+        self, at: Occasion, state: RunState, cohort: tuple[str, ...], snapshot: bytes
     ) -> tuple[Training | MaskedTraining | NoisedTraining | ProtectedTraining, NoisePlan | None]:
         if self.budget is None:
             if self.masking is None:
                 return Training(at, state.vector, self._by_examples), None
-            return MaskedTraining(at, state.vector, cohort, self.masking), None
+            return MaskedTraining(at, state.vector, cohort, self.masking, snapshot), None
         try:
             noise = self.budget.plan(state, len(cohort))
         except PrivacyError as error:
@@ -315,7 +339,7 @@ class Run:
         words = Keystream(self.randomness.key("central-noise", at.run, at.round, at.attempt))
         if self.masking is None:
             return ProtectedTraining(at, state.vector, noise, words), noise
-        return NoisedTraining(at, state.vector, cohort, self.masking, noise, words), noise
+        return NoisedTraining(at, state.vector, cohort, self.masking, noise, words, snapshot), noise
 
     def _deliver_receipts(self, number: int) -> None:
         """Deliver the receipts that are still owed; whoever does not answer soon has one less."""
@@ -327,8 +351,19 @@ class Run:
             deadline = min(self.plan.recipe.training.deadline_seconds, RECEIPT_SECONDS)
             drive(Round(owed, len(owed), exchanges, deadline_seconds=deadline, quorum=1e-9), self.transport)
 
+    def _broken_off(self, number: int) -> BrokenOff | None:
+        """Return the attempt at a round that another process was in the middle of, if it can be gone on with."""
+        return self.phases.broken_off(number) if self.phases is not None and self.masking is not None else None
+
     def _attempt(
-        self, exchanges: Exchanges, cohort: tuple[str, ...], number: int, attempt: int, *, wanted: int | None = None
+        self,
+        exchanges: Exchanges,
+        cohort: tuple[str, ...],
+        number: int,
+        attempt: int,
+        *,
+        wanted: int | None = None,
+        broken_off: BrokenOff | None = None,
     ) -> tuple[RoundReport, bool]:
         training = self.plan.recipe.training
         masked = isinstance(exchanges, MaskedRound)
@@ -340,8 +375,16 @@ class Run:
             quorum=training.quorum,
             quorum_counts_until=MASK_EXCHANGE if masked else None,
         )
+        phases = self.phases
+
+        def announce(progress: RoundProgress) -> None:
+            if phases is not None and isinstance(exchanges, MaskedRound):
+                name = exchanges.names[progress.exchange]
+                phases.announce(number, attempt, name, progress, exchanges.snapshot())
+
         started = self.clock()
-        drive(current, self.transport)
+        progress = broken_off.progress if broken_off is not None else None
+        drive(current, self.transport, announce=announce, broken_off=progress)
         done = current.state is RoundState.COMPLETE
         seconds = self.clock() - started
         participants = current.participation()
@@ -405,3 +448,11 @@ class Run:
             for line in lines:
                 self.budget.accounts.committed(line)
         self.on_round(report)
+
+
+def _if_at(broken_off: BrokenOff | None, attempt: int) -> BrokenOff | None:
+    return broken_off if broken_off is not None and broken_off.attempt == attempt else None
+
+
+def _snapshot(resumed: BrokenOff | None) -> bytes:
+    return resumed.snapshot if resumed is not None else b""

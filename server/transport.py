@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tacit.models.messages import Reply
-from tacit.server.rounds import Request, Round, RoundState
+from tacit.server.rounds import Request, Round, RoundProgress, RoundState
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,32 @@ class Transport(Protocol):
         ...
 
 
-def drive(current: Round, transport: Transport) -> None:
-    """Run a round to its end."""
+def drive(
+    current: Round,
+    transport: Transport,
+    *,
+    announce: Callable[[RoundProgress], None] = lambda progress: None,
+    broken_off: RoundProgress | None = None,
+) -> None:
+    """Run a round to its end.
+
+    Args:
+        current: the round.
+        transport: the way to the agents.
+        announce: called before the requests of an exchange are sent; what it keeps is there before anybody is asked.
+        broken_off: how far another process had come with the round; None to begin it.
+    """
+
+    def send(requests: Sequence[Request]) -> None:
+        if requests:
+            announce(current.progress())
+            transport.send(requests)
+
     try:
-        transport.send(current.start(transport.now()))
+        if broken_off is None:
+            send(current.start(transport.now()))
+        else:
+            transport.send(current.resume(broken_off, transport.now()))
         while current.state is RoundState.WAITING:
             for arrival in transport.arrivals(current.deadline):
                 if arrival.reply is None:
@@ -57,13 +79,10 @@ def drive(current: Round, transport: Transport) -> None:
                 else:
                     following = current.receive(arrival.client, arrival.reply, transport.now())
                 del arrival  # a whole model: it must be gone before the next one comes
-                if following:
-                    transport.send(following)
+                send(following)
                 if current.state is not RoundState.WAITING:
                     break
             else:
-                following = current.tick(transport.now())
-                if following:
-                    transport.send(following)
+                send(current.tick(transport.now()))
     finally:
         transport.abandon()

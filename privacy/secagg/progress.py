@@ -93,7 +93,8 @@ class Progress(Message):
             out.list(tuple(messages.values()), lambda message: out.blob(message.encode()))
         out.indices(self.holders).indices(self.survivors)
         out.list(sorted(self.signatures.items()), lambda item: out.u16(item[0]).fixed(item[1]))
-        out.fixed(pack(self.total, self.offer.bits).tobytes())
+        # Before the first input there is nothing in it: a phase costs the disk no vector then.
+        out.fixed(pack(self.total, self.offer.bits).tobytes() if self.inputs else b"")
 
     @classmethod
     def read(cls, source: Reader) -> Progress:
@@ -114,11 +115,14 @@ class Progress(Message):
         released = source.list(lambda: UnmaskShares.decode(source.blob(UnmaskShares.LIMIT)), most=most, item_bytes=4)
         holders, survivors = source.indices(most), source.indices(most)
         signatures = source.list(lambda: (source.u16(), source.signature()), most=most, item_bytes=66)
-        packed = np.frombuffer(source.fixed(packed_bytes(offer.dimension, offer.bits)), dtype=np.uint8)
+        total = zeros(offer.dimension, offer.bits)
+        if inputs:
+            packed = np.frombuffer(source.fixed(packed_bytes(offer.dimension, offer.bits)), dtype=np.uint8)
+            total = unpack(packed, offer.dimension, offer.bits)
         return cls(
             offer=offer,
             clients=clients,
-            total=unpack(packed, offer.dimension, offer.bits),
+            total=total,
             phase=phase,
             abort_reason=reason,
             dropped=dict(dropped),

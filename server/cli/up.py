@@ -96,12 +96,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
 
         with closing(roll), link, Beacon(hub.path, described):
             click.echo(f"listening on {url}")
-            working = Coordinator(hub, store, membership, link)
-
-            def pause(seconds: float) -> None:
-                stopped.wait(seconds)
-
-            working.work(stopped.is_set, pause)
+            Coordinator(hub, store, membership, link, stopped.is_set, stopped.wait).work()
 
 
 def _without_tls(host: str, port: int) -> str:

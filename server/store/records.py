@@ -130,6 +130,29 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class PhaseRecord:
+    """Where the round that a run is in stands.
+
+    Attributes:
+        number: the round.
+        attempt: the attempt at it.
+        exchange: the name of the exchange that was announced; empty if none is open.
+        progress: whom it asks, and what became of everybody before; JSON values.
+        snapshot: where the state of the exchanges lies, None without one.
+        memory: what the coordinator owes its members and knows of them; JSON values.
+        announced_at: set by the store; ignored by comparisons.
+    """
+
+    number: int
+    attempt: int
+    exchange: str
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    snapshot: CheckpointRef | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    announced_at: datetime | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
 class LedgerLine:
     """A record of a population's ledger: its number, from 1, and its bytes."""
 

@@ -76,6 +76,11 @@ def set_status(session: Session, run: str, status: RunStatus, reason: str, now: 
     row.finished_at = None if status in ("running", "interrupted") else row.finished_at or now
 
 
+def touch(session: Session, run: str, now: datetime) -> None:
+    """Say that something of a run has changed; whoever else writes to it waits."""
+    _row(session, run, lock=True).updated_at = now
+
+
 def finish(
     session: Session, run: str, summary: Mapping[str, Any], status: RunStatus, reason: str, now: datetime
 ) -> None:
@@ -90,7 +95,7 @@ def commit_round(session: Session, run: str, record: RoundRecord, now: datetime)
     Raises:
         RoundAlreadyCommitted: this attempt is there already, or another attempt at this round was committed.
     """
-    _row(session, run, lock=True).updated_at = now
+    touch(session, run, now)
     attempts = select(RoundRow.attempt, RoundRow.outcome).where(RoundRow.run == run, RoundRow.number == record.number)
     for attempt, outcome in session.execute(attempts):
         if attempt == record.attempt or record.outcome == outcome == "committed":

@@ -11,7 +11,7 @@ from typing import Any, Self
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from tacit.server.store import audit, figures, keys, ledgers, members, models, runs
+from tacit.server.store import audit, figures, keys, ledgers, members, models, phases, runs
 from tacit.server.store.departures import Departures
 from tacit.server.store.engine import WRITES, available, connect, parse_url, shown
 from tacit.server.store.records import (
@@ -29,6 +29,7 @@ from tacit.server.store.records import (
     NewKey,
     NewModelVersion,
     NewRun,
+    PhaseRecord,
     RoundRecord,
     RunRecord,
     RunStatus,
@@ -110,6 +111,11 @@ class Store:
         with self._read() as session:
             return runs.get(session, run)
 
+    def find_run(self, run: str) -> RunRecord | None:
+        """Return a run, None if there is none of this name."""
+        with self._read() as session:
+            return runs.get(session, run) if runs.exists(session, run) else None
+
     def list_runs(self, limit: int | None = 50, status: RunStatus | None = None) -> list[RunRecord]:
         """Return the newest runs, newest first; `limit=None` returns all."""
         with self._read() as session:
@@ -136,6 +142,7 @@ class Store:
         *,
         model: NewModelVersion | None = None,
         ledger: Sequence[LedgerLine] = (),
+        memory: Mapping[str, Any] | None = None,
     ) -> int | None:
         """Commit one attempt at a round: its metrics and participation, what it spent, and the model that came of it.
 
@@ -144,6 +151,7 @@ class Store:
             round: the attempt.
             model: a version to register, if one came of it.
             ledger: the records that settle what it spent, in the order of their counters.
+            memory: what the coordinator owes and knows from now on, where phases are announced; the attempt's is over.
 
         Returns:
             The version of `model`, None without one.
@@ -157,6 +165,8 @@ class Store:
             runs.commit_round(session, run, round, now)
             for line in ledger:
                 ledgers.append(session, line)
+            if memory is not None:
+                phases.announce(session, run, PhaseRecord(round.number, round.attempt, "", memory=memory), now)
             return None if model is None else self._add_version(session, model, now)
 
     def rounds(self, run: str) -> list[RoundRecord]:
@@ -183,6 +193,16 @@ class Store:
         """Return the number of the next attempt at a round, also after a restart: 0 if it was never tried."""
         with self._read() as session:
             return runs.next_attempt(session, run, number)
+
+    def announce_phase(self, run: str, phase: PhaseRecord) -> None:
+        """Keep where the round that a run is in stands, in place of what was kept before."""
+        with self._write() as (session, now):
+            phases.announce(session, run, phase, now)
+
+    def phase(self, run: str) -> PhaseRecord | None:
+        """Return where the round that a run is in stands, None before its first announcement."""
+        with self._read() as session:
+            return phases.current(session, run)
 
     # Ledgers
 

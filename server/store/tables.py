@@ -122,6 +122,25 @@ class ParticipationRow(Base):
     exchange: Mapped[str] = mapped_column(FreeText)
 
 
+class PhaseRow(Base):
+    """Where the round that a run is in stands, and what its coordinator owes and knows; the last that was announced.
+
+    `exchange` is empty while no exchange is open.
+    """
+
+    __tablename__ = "phases"
+
+    run: Mapped[str] = mapped_column(RunName, ForeignKey("runs.run"), primary_key=True)
+    number: Mapped[int]
+    attempt: Mapped[int]
+    exchange: Mapped[str] = mapped_column(String(32))
+    progress: Mapped[dict[str, Any]]
+    snapshot_path: Mapped[str | None]
+    snapshot_sha256: Mapped[str | None] = mapped_column(Sha256Hex)
+    memory: Mapped[dict[str, Any]]
+    announced_at: Mapped[datetime]
+
+
 class ModelRow(Base):
     """A model's name; `versions` counts them, and its row is what writers of one model queue up for."""
 

@@ -21,7 +21,7 @@ from tacit.server.store import (
     Store,
     open_store,
 )
-from tacit.server.store.records import PARTICIPATION_OUTCOMES, RUN_STATUSES
+from tacit.server.store.records import PARTICIPATION_OUTCOMES, RUN_STATUSES, PhaseRecord
 
 START = datetime(2026, 3, 14, 9, 26, 53, 589793, tzinfo=UTC)
 RUN = NewRun("run-1", "fashion", "image-classification", "seed = 7\n", "a" * 64, "runs/run-1", {"cpu": "x", "cores": 2})
@@ -349,3 +349,37 @@ def test_a_store_that_is_opened_again_has_everything(shared_url: str) -> None:
     with open_store(shared_url) as store:
         assert (store.get_run("run-1"), store.rounds("run-1"), store.audit()) == (run, [ROUND], audit)
         assert store.get_model_version("fashion", 1).digest == VERSION.digest
+
+
+def test_the_phase_that_was_announced_last_is_the_one_that_counts(store: Store, run: str) -> None:
+    assert store.phase(run) is None
+    first = PhaseRecord(3, 0, "advertise", {"asked": ["a", "b"]}, CheckpointRef("x", "0" * 64), {"owed": {}})
+    second = PhaseRecord(3, 0, "share", {"asked": ["a"]}, CheckpointRef("y", "1" * 64), {"owed": {"a": "00"}})
+    store.announce_phase(run, first)
+    assert store.phase(run) == first
+    store.announce_phase(run, second)
+    found = store.phase(run)
+    assert found == second and found is not None and found.announced_at is not None
+
+
+def test_a_round_that_is_committed_closes_its_phase_and_keeps_what_is_owed(store: Store, run: str) -> None:
+    store.announce_phase(run, PhaseRecord(1, 0, "unmask", {"asked": ["a"]}, CheckpointRef("x", "0" * 64), {}))
+    store.commit_round(run, RoundRecord(1, 0, "committed", 1.0), memory={"owed": {"a": "00"}})
+    assert store.phase(run) == PhaseRecord(1, 0, "", memory={"owed": {"a": "00"}})
+
+
+def test_a_round_that_is_refused_leaves_the_phase_as_it_was(store: Store, run: str) -> None:
+    store.commit_round(run, RoundRecord(1, 0, "committed", 1.0), memory={})
+    open_phase = PhaseRecord(1, 1, "mask", {"asked": ["a"]}, CheckpointRef("x", "0" * 64), {})
+    store.announce_phase(run, open_phase)
+    with pytest.raises(RoundAlreadyCommitted):
+        store.commit_round(run, RoundRecord(1, 1, "committed", 1.0), memory={"owed": {}})
+    assert store.phase(run) == open_phase
+
+
+def test_a_run_that_is_not_there_has_no_phase(store: Store) -> None:
+    with pytest.raises(InputError, match="no such run"):
+        store.phase("nobody")
+    with pytest.raises(InputError, match="no such run"):
+        store.announce_phase("nobody", PhaseRecord(1, 0, "mask"))
+    assert store.find_run("nobody") is None

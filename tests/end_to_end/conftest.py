@@ -1,7 +1,7 @@
 """The command line as a person uses it: a directory of one's own, arguments in, exit code and two streams out."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,8 @@ import pytest
 
 from tacit.__main__ import run
 from tacit.server.store import open_store
+
+from .federation import Command, commands
 
 RECIPE = """\
 name = "tiny"
@@ -89,6 +91,13 @@ def tacit(home: Path, capsys: pytest.CaptureFixture[str]) -> Tacit:
         return Outcome(code, streams.out, streams.err)
 
     return call
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    """Start commands as processes in a directory of their own."""
+    with commands(tmp_path) as started:
+        yield started
 
 
 def statuses(db: str = "tacit.db") -> list[str]:
