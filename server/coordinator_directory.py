@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,7 @@ SETTINGS = "coordinator.toml"
 COORDINATOR_KEY = "coordinator.key"
 AUTHORITY_KEY = "authority.key"
 DEFAULT_PORT = 9092
+DEFAULT_METRICS = "127.0.0.1:9464"
 DAY_SECONDS = 86_400
 
 
@@ -58,6 +60,29 @@ def _is_database(text: str) -> str:
     return text
 
 
+def metrics_address(text: str) -> tuple[str, int]:
+    """Return host and port of an address like 127.0.0.1:9464 or [::1]:9464; port 0 is any free one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, _, port = text.rpartition(":")
+    try:
+        found = ip_address(host.removeprefix("[").removesuffix("]"))
+        number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 16 or (found.version == 6) != host.startswith("["):
+        raise ValueError("write ADDRESS:PORT, as in 127.0.0.1:9464, or leave it empty")
+    return str(found), number
+
+
+def _is_metrics(text: str) -> str:
+    if text:
+        metrics_address(text)
+    return text
+
+
 class Settings(BaseModel):
     """What an operator may change in `coordinator.toml`.
 
@@ -69,6 +94,7 @@ class Settings(BaseModel):
         db: the database: a path from this directory, or an SQLAlchemy URL.
         models: the directory of the registered models' files, as a path from this directory.
         certificate_days: the longest life of a member's certificate.
+        metrics: the address and port of the figures for Prometheus; empty for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
@@ -80,6 +106,7 @@ class Settings(BaseModel):
     db: Annotated[str, Field(repr=False), AfterValidator(_is_database)] = "tacit.db"
     models: Annotated[str, Field(min_length=1)] = "models-store"
     certificate_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    metrics: Annotated[str, AfterValidator(_is_metrics)] = DEFAULT_METRICS
 
 
 @dataclass(frozen=True)
@@ -180,6 +207,7 @@ def create(
         "db": db,
         "models": "models-store",
         "certificate_days": 365,
+        "metrics": DEFAULT_METRICS,
     }
     _settings(values, "settings")
     randomness = randomness or SystemRandomness()

@@ -14,6 +14,7 @@ from pathlib import Path
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import PrivacyError
+from tacit.privacy.terms import Unit
 from tacit.server.enrolment import taking_part
 from tacit.server.run_queue import FAILED, Queued, is_to_stop, queued
 from tacit.server.store import RoundRecord, RunRecord, Store
@@ -156,7 +157,47 @@ class Status:
         return sum(bool(member.online) for member in self.members)
 
 
-def read_status(directory: Path, federation: str, url: str, store: Store, now: datetime) -> Status:
+class Ledgers:
+    """What ledgers stand at, remembered for as long as they have no new record: to check one takes a while.
+
+    Args:
+        store: keeps them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Remember nothing."""
+        self._store = store
+        self._known: tuple[tuple[str, str, int], Spending | None] | None = None
+
+    def spending(self, run: str, recipe: Recipe) -> Spending | None:
+        """Return what the ledger stands at that pays for a run, None without a promise or before the first record."""
+        unit = recipe.privacy.unit
+        if unit == "none":
+            return None
+        population = recipe.population.ledger or f"run/{run}"
+        key, known = (population, unit, self._store.ledger_length(population, unit)), self._known
+        if known is None or known[0] != key:
+            known = key, self._read(population, unit)
+            self._known = known
+        return known[1]
+
+    def _read(self, population: str, unit: Unit) -> Spending | None:
+        # Imported here: the accountant takes a second to load, and without a promise nobody needs it.
+        from tacit.server.population_ledger import read_ledger
+
+        try:
+            ledger = read_ledger(self._store, population, unit)
+        except PrivacyError:  # whoever is to write to it says what is wrong
+            return None
+        granted = ledger.opening.budgets.get("assured") if ledger else None
+        if ledger is None or granted is None:
+            return None
+        return Spending(population, ledger.epsilon_committed("assured"), granted.epsilon, granted.delta)
+
+
+def read_status(
+    directory: Path, federation: str, url: str, store: Store, now: datetime, ledgers: Ledgers | None = None
+) -> Status:
     """Return how the federation of a directory stands.
 
     Args:
@@ -165,6 +206,7 @@ def read_status(directory: Path, federation: str, url: str, store: Store, now: d
         url: where agents find it.
         store: its database.
         now: the time.
+        ledgers: remembers what they stand at, for whoever looks again and again.
 
     Raises:
         InputError: a file of the directory cannot be read.
@@ -185,20 +227,21 @@ def read_status(directory: Path, federation: str, url: str, store: Store, now: d
         url=up.url if up else url,
         up=up,
         members=tuple(members),
-        going=read_going(directory, going[0], store) if going else None,
+        going=read_going(directory, going[0], store, ledgers or Ledgers(store)) if going else None,
         waiting=tuple(one for one in queued(directory) if one.run not in names),
         put_aside=queued(directory, FAILED),
         recent=tuple(_ended(record) for record in runs if record.run not in names)[:RECENT],
     )
 
 
-def read_going(directory: Path, record: RunRecord, store: Store) -> Going:
+def read_going(directory: Path, record: RunRecord, store: Store, ledgers: Ledgers) -> Going:
     """Return how a run that has begun stands.
 
     Args:
         directory: the coordinator's.
         record: the run.
         store: the database.
+        ledgers: what they stand at.
     """
     try:
         recipe = parse_recipe(record.recipe_toml)
@@ -216,26 +259,9 @@ def read_going(directory: Path, record: RunRecord, store: Store) -> Going:
         attempt=store.next_attempt(record.run, number),
         stopping=is_to_stop(directory, record.run),
         metrics=newest.metrics if newest else {},
-        privacy=_spending(record.run, recipe, store) if recipe else None,
+        privacy=ledgers.spending(record.run, recipe) if recipe else None,
         last=_attempt(last) if last else None,
     )
-
-
-def _spending(run: str, recipe: Recipe, store: Store) -> Spending | None:
-    if recipe.privacy.unit == "none":
-        return None
-    # Imported here: the accountant takes a second to load, and without a promise nobody needs it.
-    from tacit.server.population_ledger import read_ledger
-
-    population = recipe.population.ledger or f"run/{run}"
-    try:
-        ledger = read_ledger(store, population, recipe.privacy.unit)
-    except PrivacyError:  # whoever is to write to it says what is wrong
-        return None
-    granted = ledger.opening.budgets.get("assured") if ledger else None
-    if ledger is None or granted is None:
-        return None
-    return Spending(population, ledger.epsilon_committed("assured"), granted.epsilon, granted.delta)
 
 
 def _attempt(record: RoundRecord) -> Attempt:

@@ -29,6 +29,7 @@ from tacit.server.flower import GridTransport
 from tacit.server.gate import Application, Gate, Limits
 from tacit.server.mailbox import Mailbox
 from tacit.server.patience import impatient
+from tacit.server.traffic import Traffic
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5
@@ -105,7 +106,7 @@ class SuperLink:
             refusal=self._why_not,
             limits=self._limits,
         )
-        self._gate = Gate(
+        gate = Gate(
             self._routes,
             PATHS | FLOWER_PATHS,
             streaming=PATHS,
@@ -114,6 +115,14 @@ class SuperLink:
             enrolment_prefix=enrolment_prefix,
             limits=self._limits,
         )
+
+        def counts_as(path: str) -> str:
+            if path in PATHS or path in FLOWER_PATHS:
+                return path
+            return enrolment_prefix if path.startswith(enrolment_prefix) else "other"
+
+        self.traffic = Traffic()
+        self._application = self.traffic.counted(gate, counts_as)
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -252,7 +261,7 @@ class SuperLink:
 
     def _server_settings(self) -> uvicorn.Config:
         return uvicorn.Config(
-            cast("uvicorn._types.ASGIApplication", self._gate),
+            cast("uvicorn._types.ASGIApplication", self._application),
             http=impatient(self._limits),
             ws="none",
             lifespan="on",

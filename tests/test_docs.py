@@ -294,6 +294,21 @@ def test_every_scheme_is_documented() -> None:
     assert set(re.findall(r"^\| \[`(\w+):`\]", introduction, flags=re.MULTILINE)) == CONNECTORS.keys()
 
 
+# Figures for monitoring
+
+COUNTED = ("tacit_participations", *(f"tacit_fleet_{what}" for what in ("requests", "received_bytes", "sent_bytes")))
+
+
+def test_every_figure_and_no_other_is_documented() -> None:
+    table = rows(dict(sections(text_of("docs/federation.md")))["Monitoring"])
+    documented = {name for row in table for name in re.findall(r"`((?:tacit|process)_\w+)", row[0])}
+    source = text_of("server/metrics.py")
+    names = set(re.findall(r'"(tacit_\w+)"', source))
+    endings = {"tacit_round_seconds": ("_count", "_sum")} | dict.fromkeys(COUNTED, ("_total",))
+    expected = {name + ending for name in names for ending in endings.get(name, ("",))}
+    assert {name for name in documented if name.startswith("tacit_")} == expected
+
+
 # Routes
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from tacit.printing import Format, cell, format_option, print_json
 from tacit.server.cli.directory import dir_option, now, opened
 from tacit.server.run_queue import Queued
-from tacit.server.status import Attempt, Ended, Going, Status, read_status
+from tacit.server.status import Attempt, Ended, Going, Ledgers, Status, read_status
 
 WATCH_SECONDS = 2.0
 PLAIN_WIDTH = 1000  # characters: what is no terminal gets its lines unbroken
@@ -41,9 +41,10 @@ def status(watch: bool, directory: Path, output: Format) -> None:
     if watch and output == "json":
         raise click.UsageError("--watch is for people; ask again for JSON", click.get_current_context())
     with opened(directory) as (hub, store):
+        ledgers = Ledgers(store)
 
         def read() -> Status:
-            return read_status(hub.path, hub.settings.federation, hub.settings.url, store, now())
+            return read_status(hub.path, hub.settings.federation, hub.settings.url, store, now(), ledgers)
 
         if output == "json":
             print_json(_for_programs(read()))

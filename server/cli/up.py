@@ -20,6 +20,7 @@ from tacit.models.errors import InputError
 from tacit.privacy.identity import Certificate
 from tacit.server.cli.directory import dir_option, now, opened
 from tacit.server.coordinator_lock import held
+from tacit.server.status import Ledgers, Status, read_status
 from tacit.server.up_file import Beacon, Client, Up, forget_up
 
 
@@ -51,6 +52,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
         from tacit.server.enrolment_routes import EnrolmentRoutes
         from tacit.server.federation import Coordinator
         from tacit.server.membership import Membership
+        from tacit.server.metrics import FederationCollector, served
         from tacit.server.roll import Roll
         from tacit.server.superlink import SuperLink, TlsFiles
 
@@ -77,6 +79,11 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
         )
         membership.bring(link)
 
+        ledgers = Ledgers(store)
+
+        def standing() -> Status:
+            return read_status(hub.path, hub.settings.federation, url, store, now(), ledgers)
+
         def described() -> Up:
             return Up(
                 pid=os.getpid(),
@@ -84,7 +91,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
                 url=url,
                 version=__version__,
                 insecure=insecure,
-                metrics="",
+                metrics=figures_at,
                 clients={
                     name: Client(
                         online=one.online,
@@ -94,7 +101,9 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
                 },
             )
 
-        with closing(roll), link, Beacon(hub.path, described):
+        collector = FederationCollector(standing, store.figures, link.traffic, __version__)
+        figures = served(hub.settings.metrics, collector)
+        with figures as figures_at, closing(roll), link, Beacon(hub.path, described):
             click.echo(f"listening on {url}")
             Coordinator(hub, store, membership, link, stopped.is_set, stopped.wait).work()
 

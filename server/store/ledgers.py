@@ -29,6 +29,15 @@ def lines_of(session: Session, population: str, unit: str) -> list[bytes]:
     return list(session.scalars(query))
 
 
+def length_of(session: Session, population: str, unit: str) -> int:
+    """Return the number of a ledger's last record, 0 while there is no such ledger."""
+    if key_of(session, population, unit) is None:
+        return 0
+    record = LedgerRecordRow
+    last = select(func.max(record.counter)).where(record.population == population, record.unit == unit)
+    return session.scalar(last) or 0
+
+
 def open_ledger(session: Session, population: str, unit: str, public_key: bytes, line: bytes, now: datetime) -> None:
     """Add a ledger with its first line.
 
@@ -61,11 +70,9 @@ def append(session: Session, new: LedgerLine) -> None:
     key = (new.population, new.unit)
     if not known or session.get(LedgerRow, key, with_for_update=True) is None:
         raise InputError(f"there is no ledger of unit {new.unit!r}", where=f"population {new.population!r}")
-    record = LedgerRecordRow
-    last = select(func.max(record.counter)).where(record.population == new.population, record.unit == new.unit)
-    if new.counter != (session.scalar(last) or 0) + 1:
+    if new.counter != length_of(session, new.population, new.unit) + 1:
         raise LedgerConflict(new.population, new.unit, new.counter)
-    session.add(record(population=new.population, unit=new.unit, counter=new.counter, line=new.line))
+    session.add(LedgerRecordRow(population=new.population, unit=new.unit, counter=new.counter, line=new.line))
     session.flush()
 
 

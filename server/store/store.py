@@ -223,6 +223,11 @@ class Store:
         with self._read() as session:
             return ledgers.lines_of(session, population, unit)
 
+    def ledger_length(self, population: str, unit: str) -> int:
+        """Return how many records a ledger has, 0 while there is no such ledger."""
+        with self._read() as session:
+            return ledgers.length_of(session, population, unit)
+
     def ledger_key(self, population: str, unit: str) -> bytes | None:
         """Return the public key that a ledger was opened with, None while there is no such ledger."""
         with self._read() as session:

@@ -43,12 +43,14 @@ def test_a_ledger_that_nobody_opened_has_no_key_and_no_line(store: Store) -> Non
     for population in ("hospitals", "", "nul \0", "half \ud800"):
         assert store.ledger_key(population, "client") is None
         assert store.ledger_lines(population, "client") == []
+        assert store.ledger_length(population, "client") == 0
 
 
 def test_lines_come_back_in_order_with_the_key_that_opened_the_ledger(ledger: Store) -> None:
     ledger.append_ledger("hospitals", "client", 2, b"reserved")
     ledger.append_ledger("hospitals", "client", 3, b"spent")
     assert ledger.ledger_lines("hospitals", "client") == [b"opened", b"reserved", b"spent"]
+    assert ledger.ledger_length("hospitals", "client") == 3 and ledger.ledger_length("hospitals", "example") == 0
     assert ledger.ledger_key("hospitals", "client") == KEY
 
 

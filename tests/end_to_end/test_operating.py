@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class Hub:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.run("init", "hub", "--port", str(self.port))
+        settings = path / "hub/coordinator.toml"
+        settings.write_text(settings.read_text().replace('"127.0.0.1:9464"', '"127.0.0.1:0"'))
         self.running: list[subprocess.Popen[str]] = []
 
     def run(self, *words: str, code: int = 0) -> str:
@@ -87,6 +90,9 @@ def test_a_coordinator_is_started_watched_killed_started_again_and_stopped(hub: 
     assert found["up"]["pid"] == first.pid and not found["up"]["insecure"]
     assert found["url"] == f"https://127.0.0.1:{hub.port}"
     assert f"up in it already (pid {first.pid})" in hub.run("up", "--dir", "hub", code=2)
+    with urllib.request.urlopen(found["up"]["metrics"], timeout=30) as answer:
+        figures = answer.read().decode()
+    assert "tacit_clients_enrolled 0.0\n" in figures and 'tacit_runs{status="finished"} 0.0\n' in figures
 
     first.kill()
     first.wait(timeout=30)

@@ -14,7 +14,7 @@ from cryptography import x509
 from tacit.models.errors import InputError
 from tacit.privacy.codec import sha256
 from tacit.privacy.randomness import SeededRandomness
-from tacit.server.coordinator_directory import CoordinatorDirectory, create, open_directory
+from tacit.server.coordinator_directory import CoordinatorDirectory, create, metrics_address, open_directory
 from tacit.server.tls_authority import fingerprint
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -52,6 +52,31 @@ def test_what_was_made_can_be_opened_again(made: CoordinatorDirectory) -> None:
     assert again.settings == made.settings and again.ca_der == made.ca_der
     assert again.coordinator.public_key == made.coordinator.public_key
     assert again.authority.public_key == made.authority.public_key
+
+
+def test_figures_are_on_the_loopback_unless_somebody_says_otherwise(made: CoordinatorDirectory) -> None:
+    assert made.settings.metrics == "127.0.0.1:9464"
+    settings = made.path / "coordinator.toml"
+    written = settings.read_text()
+    settings.write_text(written.replace('metrics = "127.0.0.1:9464"\n', ""))
+    assert open_directory(made.path, NOW).settings.metrics == "127.0.0.1:9464"
+    settings.write_text(written.replace('"127.0.0.1:9464"', '""'))
+    assert open_directory(made.path, NOW).settings.metrics == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9464", "127.0.0.1", "localhost:9464", "127.0.0.1:65536", "::1:9464", "[127.0.0.1]:1", ":1"],
+)
+def test_an_address_for_figures_that_cannot_be_used_is_told(text: str, made: CoordinatorDirectory) -> None:
+    settings = made.path / "coordinator.toml"
+    settings.write_text(settings.read_text().replace("127.0.0.1:9464", text))
+    assert "'metrics': write ADDRESS:PORT, as in 127.0.0.1:9464" in refused(made.path)
+
+
+def test_addresses_for_figures_are_of_either_kind() -> None:
+    assert metrics_address("0.0.0.0:0") == ("0.0.0.0", 0)
+    assert metrics_address("[::1]:9464") == ("::1", 9464)
 
 
 def test_the_identities_are_two_and_nobody_elses(made: CoordinatorDirectory, tmp_path: Path) -> None:

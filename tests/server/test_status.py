@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from tacit.models.noise import noise_plan
 from tacit.models.recipe import Recipe, recipe_from_dict
 from tacit.privacy.identity import Certificate, Identity
 from tacit.server.budget import open_budget
@@ -19,7 +20,7 @@ from tacit.server.cli.coordinator import coordinator
 from tacit.server.cli.status import shown
 from tacit.server.coordinator_lock import held
 from tacit.server.run_queue import QUEUE, ask_to_stop
-from tacit.server.status import Status, read_status
+from tacit.server.status import Ledgers, Status, read_status
 from tacit.server.store import NewClient, NewInvitation, NewRun, Participation, RoundRecord, Store, open_store
 from tacit.server.up_file import UP_FILE, Client, Up
 
@@ -182,6 +183,23 @@ def test_epsilon_is_what_the_ledger_says(tmp_path: Path, store: Store, up: Calla
     )  # fmt: skip
     assert spending.epsilon_committed == facts["epsilon_committed"] == 0
     assert f"epsilon      0.000 committed of {facts['granted_epsilon']:.3f}" in text(found)
+
+
+def test_a_ledger_is_checked_again_only_when_it_has_a_new_record(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = add_run(store)
+    budget = open_budget(store, RECIPE, run, 100, 5, Identity(bytes(32)))
+    read = []
+    lines = store.ledger_lines
+    monkeypatch.setattr(store, "ledger_lines", lambda *ledger: read.append(ledger) or lines(*ledger))
+    ledgers = Ledgers(store)
+    before = ledgers.spending(run, RECIPE)
+    assert before is not None and ledgers.spending(run, RECIPE) == before and len(read) == 1
+    budget.reserve(noise_plan(RECIPE, 100, 5, 5), 1, 0, bytes(32))
+    after = ledgers.spending(run, RECIPE)
+    assert after is not None and len(read) == 2
+    assert after.epsilon_committed == budget.facts()["epsilon_committed"] > before.epsilon_committed
 
 
 def test_a_run_without_a_promise_has_no_epsilon(tmp_path: Path, store: Store) -> None:

@@ -57,6 +57,7 @@ def test_of_all_that_flower_serves_only_the_fleet_is_there(fleet) -> None:
     protobuf = {"content-type": "application/x-protobuf"}
     for path in [*hidden, "/", "/docs", "/openapi.json", "/v1/fleet", "/v1/fleet/", "/v1/fleet/tacit"]:
         assert post(fleet.port, path, headers=protobuf) == (404, b""), path
+    assert {path for path, status in fleet.link.traffic.requests if status == 404} == {"other"}
 
 
 @pytest.mark.parametrize(
