@@ -7,6 +7,7 @@ survivors that was signed, at the fewest where none was, and given back only whe
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from tacit.client.own_code import code_digest
 from tacit.client.policy import Policy
 from tacit.client.training import Workbench
 from tacit.models.contributions import asks_for_statistics
-from tacit.models.messages import Instruction
+from tacit.models.messages import RECEIPT_ACTION, Instruction
 from tacit.models.noise import DEFAULT_DELTA, NoisePlan, noise_plan, place_of
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.recipe import Recipe
@@ -52,6 +53,10 @@ class PolicyRefusal(PrivacyError):
 
 def _never() -> bool:
     return False
+
+
+def _nothing() -> None:
+    return None
 
 
 @dataclass
@@ -86,6 +91,7 @@ class Consent:
     paused: Callable[[], bool] = _never
     _open: dict[AttemptKey, _Reserved] = field(default_factory=dict)
     _ledgers: dict[Unit, DatasetLedger] = field(default_factory=dict)
+    _refused: Callable[[], PrivacyError | None] = _nothing
 
     @property
     def pins(self) -> Pins | None:
@@ -112,6 +118,7 @@ class Consent:
         except PrivacyError as error:
             code = error.refusal.code if isinstance(error, PolicyRefusal) else "refused"
             self._note("offer-refused", **details, code=code, reason=str(error))
+            self._refused = weakref.ref(error)  # the error itself would keep a whole model alive
             raise
         if noise is not None:
             details |= {"noise": noise.noise_multiplier, "place": noise.terms.place}
@@ -265,6 +272,16 @@ class Consent:
         """
         found = self._paid(offer_digest)
         return None if found is None else found[1]
+
+    def failed(self, instruction: Instruction, what: str, error: Exception) -> None:
+        """Put into the account that a step or a receipt was refused; an offer that `judge` refused is there already."""
+        if error is self._refused():
+            return
+        code = error.reason if isinstance(error, RemoteProtocolError) else "failed"
+        # The kind alone of what nobody foresaw: its text may hold a row of data.
+        reason = str(error) if isinstance(error, PrivacyError) else type(error).__name__
+        kind = "receipt-refused" if what == RECEIPT_ACTION else "round-failed"
+        self._note(kind, **_at(instruction), what=what, code=code, reason=reason)
 
     def countersigned(self, receipt: Receipt) -> None:
         """Keep the ledger's head that came back in a receipt.

@@ -23,6 +23,7 @@ from tacit.privacy.secagg.client import ClientRound, State
 from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import encode
 from tacit.privacy.secagg.keys import Agree, agreement
+from tacit.privacy.secagg.messages import Reply as Answer
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.policy import Journal, Policy
 from tacit.privacy.secagg.receipt import Receipt, check_receipt, offer_digest_of
@@ -57,6 +58,10 @@ class Consent(Protocol):
 
     def owed(self, offer_digest: bytes) -> Anchor | None:
         """Return the ledger's head that went out for an offer, also in an earlier process; None if there is none."""
+        ...
+
+    def failed(self, instruction: Instruction, what: str, error: Exception) -> None:
+        """Put into the owner's account that a step was not taken, or a receipt, and why."""
         ...
 
     def countersigned(self, receipt: Receipt) -> None:
@@ -102,12 +107,13 @@ class Membership:
 
 @dataclass
 class _Attempt:
-    """One attempt that the member takes part in: the machine, and the instruction that offered it."""
+    """One attempt that the member takes part in: the machine, what offered it, and which answers are in the account."""
 
     machine: ClientRound
     offered: Instruction
     key: tuple[str, int, int]
     given: bool = False
+    accounted: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -127,15 +133,23 @@ class MaskedMember:
     _accepted: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
 
     def take(self, instruction: Instruction) -> Reply:
-        """Take one step.
+        """Take one step; one that is not taken is in the owner's account with the reason.
 
         Raises:
             PrivacyError: the step is refused, or ends the attempt for this member; the text says why.
         """
-        if instruction.receipt:
-            self._check_receipt(instruction.receipt)
-        if instruction.action == RECEIPT_ACTION:
-            return Reply()
+        what = RECEIPT_ACTION
+        try:
+            if instruction.receipt:
+                self._check_receipt(instruction.receipt)
+            what = instruction.action
+            return Reply() if what == RECEIPT_ACTION else self._step(instruction)
+        except Exception as error:
+            if self.membership.consent is not None:
+                self.membership.consent.failed(instruction, what, error)
+            raise
+
+    def _step(self, instruction: Instruction) -> Reply:
         key = (instruction.run, instruction.round, instruction.attempt)
         if instruction.action == "advertise":
             return self._advertise(instruction, key)
@@ -155,7 +169,7 @@ class MaskedMember:
             raise
         if reply.vector is not None:
             remember(self._owed, attempt.machine.offer.digest, attempt.machine, MOST_OWED)
-        self._account(instruction, reply.message, reply.vector)
+        self._account(attempt, instruction, reply)
         vectors = {} if reply.vector is None else {"masked": reply.vector}
         return Reply(message=reply.message, arrays=vectors)
 
@@ -180,7 +194,7 @@ class MaskedMember:
         if attempt is not None:
             attempt.machine.conclude()
         self._current = _Attempt(machine, instruction, key)
-        self._account(instruction, reply.message)
+        self._account(self._current, instruction, reply)
         return Reply(message=reply.message)
 
     def _give(self, attempt: _Attempt) -> None:
@@ -206,9 +220,11 @@ class MaskedMember:
             return self.membership.policy
         return replace(self.membership.policy, approve=lambda offer: consent.judge(instruction, offer))
 
-    def _account(self, instruction: Instruction, message: bytes, vector: NDArray[Any] | None = None) -> None:
-        if self.membership.consent is not None:
-            self.membership.consent.left(instruction, message, vector)
+    def _account(self, attempt: _Attempt, instruction: Instruction, reply: Answer) -> None:
+        """Put an answer into the owner's account, once: asked again, the same bytes leave again."""
+        if self.membership.consent is not None and instruction.action not in attempt.accounted:
+            self.membership.consent.left(instruction, reply.message, reply.vector)
+            attempt.accounted.add(instruction.action)
 
     def _reserve(self, offered: Instruction, offer: Offer) -> Anchor | None:
         consent = self.membership.consent
