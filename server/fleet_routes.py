@@ -46,7 +46,7 @@ from tacit.models.wire import (
 )
 from tacit.privacy.identity import verify
 from tacit.server.gate import Application, Limits, Receive, Refusal, Scope, Send, body, reply
-from tacit.server.mailbox import Letter, Mailbox
+from tacit.server.mailbox import Letter, Mailbox, Taken, digest_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -238,10 +238,16 @@ class FleetRoutes:
         request = _pushed(head)
         if request.messages_list[0].metadata.src_node_id != node:
             raise Refusal(403, "the answer is somebody else's")
-        letter = self._mailbox.get(request.messages_list[0].metadata.reply_to_message_id)
-        if letter is None or letter.node != node:
-            raise Refusal(410, "the answer is not waited for any more")
-        session, missing = await self._aside(self._register, letter, request)
+        message = request.messages_list[0].metadata.reply_to_message_id
+        letter = self._mailbox.get(message)
+        registered = await self._aside(self._register, letter, request) if letter and letter.node == node else None
+        if letter is None or registered is None:
+            _check_taken(self._mailbox.taken(message), node, request)
+            async for _ in payloads:
+                pass
+            await reply(send, 200)
+            return
+        session, missing = registered
         expected = iter(letter.brought)
         async for payload in payloads:
             identifier = next(expected, None)
@@ -266,14 +272,16 @@ class FleetRoutes:
         except ValueError as error:
             raise Refusal(400, str(error)) from None
 
-    def _register(self, letter: Letter, request: PushMessagesRequest) -> tuple[str, frozenset[str]]:
-        """Store an answer without its content, and return the session that takes the objects, and which are missing."""
+    def _register(self, letter: Letter, request: PushMessagesRequest) -> tuple[str, frozenset[str]] | None:
+        """Store an answer without its content, and return the session that takes the objects, and which are missing.
+
+        Returns:
+            None if nobody waits for the answer any more.
+        """
         message = _message(request)
         identifier = message.metadata.message_id
-        names = dict.fromkeys(tree.object_id for tree in iterate_object_tree(request.message_object_trees[0]))
-        if letter.reply and (letter.reply, letter.brought) != (identifier, tuple(names)):
-            _LOG.warning("node %d answered one message twice, differently; the second answer is refused", letter.node)
-            raise Refusal(409, "the message was answered already, and differently")
+        known = digest_of(letter.reply, letter.brought) if letter.reply else None
+        names = _check_same(letter.node, known, request)
         state = self._state
         session = state.start_session(message.metadata.run_id)
         try:
@@ -281,8 +289,8 @@ class FleetRoutes:
         except ValueError:
             raise Refusal(400, "the objects have no proper names") from None
         if not stored:
-            raise Refusal(410, "the answer is not waited for any more")
-        letter.reply, letter.brought = identifier, tuple(names)
+            return None
+        letter.reply, letter.brought = identifier, names
         return session, frozenset(missing)
 
     async def _aside(self, call: Callable[..., Result], *arguments: object) -> Result:
@@ -312,6 +320,30 @@ def _pushed(head: bytes) -> PushMessagesRequest:
         message.content.Clear()
         message.content.SetInParent()
     return request
+
+
+def _check_same(node: int, known: bytes | None, request: PushMessagesRequest) -> tuple[str, ...]:
+    """Return the names of all that an answer holds.
+
+    Raises:
+        Refusal: 409, as another answer came before.
+    """
+    names = tuple(dict.fromkeys(tree.object_id for tree in iterate_object_tree(request.message_object_trees[0])))
+    if known not in (None, digest_of(request.messages_list[0].metadata.message_id, names)):
+        _LOG.warning("node %d answered one message twice, differently; the second answer is refused", node)
+        raise Refusal(409, "the message was answered already, and differently")
+    return names
+
+
+def _check_taken(taken: Taken | None, node: int, request: PushMessagesRequest) -> None:
+    """Let pass an answer that was taken already, as whoever gave it may not have heard so.
+
+    Raises:
+        Refusal: 409 or 410.
+    """
+    if taken is None or taken.node != node:
+        raise Refusal(410, "the answer is not waited for any more")
+    _check_same(node, taken.answer, request)
 
 
 def _message(request: PushMessagesRequest) -> Message:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
+from tacit.privacy.codec import sha256
+
 MOST_DELIVERIES = 5
+MOST_TAKEN = 2048  # letters whose answer was taken, and may come once more
 
 
 @dataclass
@@ -41,6 +45,14 @@ class Letter:
     looked: float = 0.0
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What is left of a letter whose answer was taken: who gave it, and a digest of the names of all it held."""
+
+    node: int
+    answer: bytes
+
+
 @dataclass
 class Mailbox:
     """All open letters; every method may be called from any thread, `collect` from the event loop alone."""
@@ -49,6 +61,7 @@ class Mailbox:
     _waiting: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     _dismissed: set[int] = field(default_factory=set)
     _answered: set[str] = field(default_factory=set)
+    _taken: OrderedDict[str, Taken] = field(default_factory=OrderedDict)
     _closed: bool = False
     _lock: threading.Condition = field(default_factory=threading.Condition)
 
@@ -65,11 +78,21 @@ class Mailbox:
         return self._letters.get(message)
 
     def withdraw(self, messages: Iterable[str]) -> list[Letter]:
-        """Forget letters and return those that were open."""
+        """Forget letters and return those that were open; of those with an answer, its names are known for a while."""
         with self._lock:
             gone = [self._letters.pop(message) for message in messages if message in self._letters]
             self._answered.difference_update(letter.message for letter in gone)
+            for letter in gone:
+                if letter.answered:
+                    self._taken[letter.message] = Taken(letter.node, digest_of(letter.reply, letter.brought))
+            while len(self._taken) > MOST_TAKEN:
+                self._taken.popitem(last=False)
             return gone
+
+    def taken(self, message: str) -> Taken | None:
+        """Return what is left of a letter whose answer was taken: whoever gave it may not know, and give it again."""
+        with self._lock:
+            return self._taken.get(message)
 
     def answer(self, letter: Letter) -> None:
         """Note that the whole answer is there, and wake whoever waits for answers."""
@@ -142,6 +165,11 @@ class Mailbox:
     def _wake(self, node: int) -> None:
         for waiting in self._waiting.get(node, ()):
             waiting.get_loop().call_soon_threadsafe(_finish, waiting)
+
+
+def digest_of(reply: str, brought: Iterable[str]) -> bytes:
+    """Return what tells an answer from any other one, given its id and those of all that it holds."""
+    return sha256("\n".join((reply, *brought)).encode())
 
 
 def _finish(waiting: asyncio.Future[None]) -> None:

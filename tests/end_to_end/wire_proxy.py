@@ -218,7 +218,8 @@ class HttpWire(Wire):
 
     Args:
         to: the port that it leads to.
-        loses: called when a request has come whole, and again when its answer has.
+        loses: called when a request has come whole, and again when its answer has; it may put another answer in the
+            place of that one.
         port, keep, ends: see `Wire`.
     """
 
@@ -233,7 +234,14 @@ class HttpWire(Wire):
     ) -> None:
         self.loses = loses
         self.calls: list[Call] = []
+        self.failure: BaseException | None = None
         super().__init__(to, port=port, keep=keep, ends=ends)
+
+    def close(self) -> None:
+        """Break every connection and stop listening; raise what `loses` raised."""
+        super().close()
+        if self.failure is not None:
+            raise self.failure
 
     async def _carry(self, number: int, inner: Streams, outer: Streams) -> None:
         heard = self.heard[number]
@@ -247,11 +255,15 @@ class HttpWire(Wire):
                 return
             call.answer = answer
             self._check(call)
-            await self._hand_on(answer, inner[1], heard.down)
+            await self._hand_on(call.answer, inner[1], heard.down)
 
     def _check(self, call: Call) -> None:
-        if self.loses(call):
-            call.lost = True
+        try:
+            call.lost = self.loses(call)
+        except BaseException as error:
+            self.failure = self.failure or error  # raised where the line is closed
+            raise _Lost from None
+        if call.lost:
             self.cuts += 1
             raise _Lost
 
