@@ -8,6 +8,8 @@ seed of their keys.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +52,8 @@ START_SECONDS = 120.0
 ROUNDS = {"round_overhead_seconds_10_agents_mlp": (64, 5.0), "round_seconds_10_agents_20mb": (6300, 15.0)}
 IDLE_AFTER = "round_overhead_seconds_10_agents_mlp"
 IDLE_SECONDS = 10.0
+MEMORY_OF = "round_seconds_10_agents_20mb"
+MODEL_COPIES, AGENT_MB = 3, 1.0  # what a coordinator's memory may grow by
 
 RECIPE = """
 name = "federation-round"
@@ -91,7 +95,6 @@ def round_figures(name: str, rounds: int) -> list[Figure]:
         measured = measure(recipe)
     except TimeoutError as error:
         return [absent(name, "s", str(error))]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = Figure(
         name,
         statistics.median(measured.seconds),
@@ -100,8 +103,19 @@ def round_figures(name: str, rounds: int) -> list[Figure]:
         bound,
         f"{AGENTS} agents on {os.cpu_count()} cores, {measured.parameters} parameters, five exchanges with masks and "
         f"noise, one step of training each; median of {rounds}, {measured.processor_seconds:.1f} processor seconds of "
-        f"all parties a round, the coordinator's memory at most {peak:.0f} MB",
+        "all parties a round",
     )
+    if name == MEMORY_OF:
+        model_mb = 4e-6 * measured.parameters
+        most = MODEL_COPIES * model_mb + AGENT_MB * AGENTS
+        detail = (
+            f"highest memory in {rounds + 1} rounds and their checkpoints, beyond that of a coordinator with {AGENTS} "
+            f"agents connected; a model is {model_mb:.1f} MB, a masked vector of it up to twice as much"
+        )
+        return [
+            seconds,
+            Figure("coordinator_mb_10_agents_20mb", measured.grown_mb, "MB", f"bound {most:.0f}", most, detail),
+        ]
     if name != IDLE_AFTER:
         return [seconds]
     after = f"after {rounds + 1} private rounds"
@@ -121,6 +135,7 @@ class Measured:
         processor_seconds: of all parties in one of these, which other work on the machine does not change.
         parameters: of the model.
         idle_mb, idle_percent: an agent's memory and part of a core when the run was over.
+        grown_mb: how far the coordinator's memory rose above what it was before the run.
     """
 
     seconds: list[float]
@@ -128,6 +143,7 @@ class Measured:
     parameters: int
     idle_mb: float
     idle_percent: float
+    grown_mb: float
 
 
 def measure(recipe: Recipe) -> Measured:
@@ -164,6 +180,7 @@ def measure(recipe: Recipe) -> Measured:
                 reports.append(report)
                 spent.append(time.process_time() + sum(map(_processor_seconds, _children(parent))))
 
+            before = memory_mb(peak=False)
             Run(
                 "run",
                 plan,
@@ -174,10 +191,23 @@ def measure(recipe: Recipe) -> Measured:
                 open_budget(store, recipe, "run", parameters, AGENTS, identity, repeatable=True),
                 on_round=after,
             ).execute()
+            grown_mb = memory_mb(peak=True) - before
             idle_mb, idle_percent = _idle(parent)
     seconds = [report.seconds for report in reports if report.committed and report.number > 1]
     per_round = (spent[-1] - spent[1]) / (len(spent) - 2)  # the preparation and the first round left out
-    return Measured(seconds, per_round, parameters, idle_mb, idle_percent)
+    return Measured(seconds, per_round, parameters, idle_mb, idle_percent, grown_mb)
+
+
+def memory_mb(*, peak: bool) -> float:
+    """Return this process's memory, as it is now or as it was at most since this was asked for."""
+    gc.collect()
+    if not peak:
+        with suppress(OSError, AttributeError):  # what was freed goes back to the system, where its allocator can do so
+            ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+    key = "VmHWM:" if peak else "VmRSS:"
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _children(parent: int) -> list[int]:

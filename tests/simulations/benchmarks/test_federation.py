@@ -3,7 +3,7 @@
 import pytest
 
 from tacit.simulations.benchmarks.federation import BOUNDS, stage_figure
-from tacit.simulations.benchmarks.federation_round import ROUNDS, recipe_of, round_figures
+from tacit.simulations.benchmarks.federation_round import ROUNDS, memory_mb, recipe_of, round_figures
 
 
 @pytest.mark.slow
@@ -25,6 +25,16 @@ def test_a_whole_private_round_and_an_idle_agent_are_measured_beside_their_bound
     for figure in figures:
         assert figure.value is not None and figure.baseline_value is not None
         assert figure.value >= 0 and figure.baseline_value > 0, figure
+
+
+def test_the_highest_memory_is_that_since_it_was_last_asked_for() -> None:
+    def briefly(megabytes: int) -> None:
+        assert bytearray(b"x") * (megabytes * 1_000_000)
+
+    briefly(200)
+    before = memory_mb(peak=False)
+    briefly(100)
+    assert memory_mb(peak=True) - before == pytest.approx(100, abs=20)
 
 
 def test_the_networks_have_the_sizes_that_the_figures_name() -> None:
