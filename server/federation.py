@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -172,8 +173,10 @@ class Coordinator:
             path.rename(failed)
         except Exception as error:
             self._failures[name] += 1
-            # The place and the kind alone: what an exception says may be anything.
-            _LOG.exception("%s ended in a way that nobody foresaw (%s)", name, type(error).__name__)
+            # The kind and the place alone: what an exception says may be anything.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(at.filename).name}:{at.lineno}"
+            _LOG.error("%s ended in a way that nobody foresaw (%s at %s)", name, type(error).__name__, place)
             if self._failures[name] < TRIES:
                 self.pause(RETRY_SECONDS)
                 return
@@ -275,7 +278,7 @@ class Coordinator:
                 raise Stopped
             grid.wait(seconds)
 
-        return GridTransport(grid, names=self.link.names, pause=attentive, forget=grid.discard)
+        return self.link.transport(grid, attentive)
 
     def _asked_to_stop(self, name: str) -> str:
         return "stopped by hand" if is_to_stop(self.directory.path, name) else ""

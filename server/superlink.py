@@ -192,9 +192,9 @@ class SuperLink:
         """Register a run and return its Grid, to be closed when the run is over."""
         return FleetGrid(self._state, self._mailbox)
 
-    def transport(self, grid: FleetGrid) -> GridTransport:
-        """Return the round engine's way to the agents over a grid."""
-        return GridTransport(grid, names=self._names, pause=grid.wait, forget=grid.discard, by_name=True)
+    def transport(self, grid: FleetGrid, pause: Callable[[float], None] | None = None) -> GridTransport:
+        """Return the round engine's way to the agents over a grid; `pause` is called while nothing has arrived."""
+        return GridTransport(grid, names=self._names, pause=pause or grid.wait, forget=grid.discard, by_name=True)
 
     def start(self) -> None:
         """Listen, and return when requests are answered.
