@@ -13,6 +13,7 @@ from tacit.privacy.records import Column, Entry
 from tacit.privacy.terms import Place, Unit
 
 Mode: TypeAlias = Literal["real", "elided", "none"]
+EvaluatedRows: TypeAlias = Literal["held-out", "all"]
 
 CODES: Final[Mapping[str, str]] = {
     "paused": "the owner has paused the agent",
@@ -25,6 +26,7 @@ CODES: Final[Mapping[str, str]] = {
     "code-not-approved": "the recipe runs code that is not approved, or that has changed since",
     "statistic-not-allowed": "exact statistics of the data are asked for that the owner does not give",
     "metric-not-allowed": "metrics are asked for that the owner does not give",
+    "evaluation-not-allowed": "a model would be evaluated on rows that the owner does not give for it",
     "unit-none": "nothing is promised about any client or example",
     "unit-other": "another unit is protected than the owner asks for",
     "noise-place": "the noise is made where the owner does not accept it",
@@ -67,6 +69,8 @@ class Asked:
         regular_graph: whether shares go to some members only, which withstands a semi-malicious server at most.
         statistics: the exact statistics of the data that would be summed.
         metrics: the names of the metrics that would be summed.
+        evaluates: of which rows an evaluation would count exactly how a model does on them: "held-out" or "all"; None
+            where something is trained.
         rounds: the rounds of the run.
         parameters: the size of the model's vector; 0 before there is a model.
         local_epochs: passes over the data in a round, unless `local_steps` is given.
@@ -93,6 +97,7 @@ class Asked:
     regular_graph: bool = False
     statistics: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
+    evaluates: EvaluatedRows | None = None
     local_epochs: int = 1
     local_steps: int | None = None
     device: str = "auto"

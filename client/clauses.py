@@ -37,6 +37,13 @@ class ApprovedClause(Section):
     metrics: tuple[str, ...] = Field(
         default=(), strict=False, description='Metrics whose sum over all members may leave, such as "loss".'
     )
+    evaluations: tuple[Literal["held-out", "all"], ...] = Field(
+        default=(),
+        strict=False,
+        description="Rows on which a registered model may be evaluated without being trained: held-out (those that are "
+        "never trained on here), all. Exact counts over all members leave, which no noise covers: rows by class and "
+        "by the model's answer, histograms of its scores.",
+    )
     code: dict[str, Digest] = Field(
         default={},
         description="Own code: for each package.module:function the SHA-256 of the module's file, after the "

@@ -175,6 +175,7 @@ class Consent:
     ) -> Asked:
         recipe, training = plan.recipe, plan.recipe.training
         privacy, settings, statistics = recipe.privacy, recipe.secure_aggregation, _statistics(plan, instruction)
+        trains = not statistics and not recipe.evaluation.only
         vector = instruction.arrays.get("vector")
         return Asked(
             run=instruction.run,
@@ -194,7 +195,8 @@ class Consent:
             regular_graph=offer is not None and offer.graph == REGULAR,
             # Without a promise and without masks an update comes with the number of rows.
             statistics=statistics or frozenset({"examples"} if privacy.unit == "none" and offer is None else ()),
-            metrics=frozenset({"loss"}) if privacy.unit == "none" and not statistics else frozenset(),
+            metrics=frozenset({"loss"}) if privacy.unit == "none" and trains else frozenset(),
+            evaluates=recipe.evaluation.rows if recipe.evaluation.only else None,
             rounds=training.rounds,
             parameters=0 if vector is None else int(vector.size),
             local_epochs=training.local_epochs,
@@ -396,6 +398,8 @@ def _told(recipe: Recipe, offer: Offer | None) -> dict[str, Detail]:
         "unit": recipe.privacy.unit,
         "masked": offer is not None and offer.mode == REAL,
     }
+    if recipe.evaluation.only:
+        told["evaluates"] = recipe.evaluation.rows
     if offer is not None:
         told |= {"offer": offer.digest.hex(), "members": offer.cohort, "min_survivors": offer.min_survivors}
     return told
@@ -407,7 +411,8 @@ def _place(plan: Plan) -> Place | None:
 
 def _statistics(plan: Plan, instruction: Instruction) -> frozenset[str]:
     """Return which exact statistics of the rows a step asks for: what the agent would give, whatever the plan says."""
-    if instruction.action == "train" or (instruction.action != "prepare" and not asks_for_statistics(plan)):
+    asked = asks_for_statistics(plan) and not plan.recipe.evaluation.only
+    if instruction.action == "train" or (instruction.action != "prepare" and not asked):
         return frozenset()
     if instruction.action != "prepare" and plan.features is not None:
         return frozenset({"examples"})

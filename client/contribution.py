@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.client.evaluation import evaluation_values
 from tacit.client.masked import Integers, Values
 from tacit.client.training import AgentState, Draws, Holdings, Workbench, rows_of, train, train_examples
 from tacit.models.contributions import (
@@ -17,6 +18,7 @@ from tacit.models.contributions import (
     training_layout,
     training_values,
 )
+from tacit.models.evaluation_sums import evaluation_layout
 from tacit.models.messages import Instruction
 from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.plan import Plan, decode_plan
@@ -72,6 +74,9 @@ def masked_contribution(
         RemoteProtocolError: the offer is not what the plan says, such as one with less noise.
     """
     plan = decode_plan(instruction.plan)
+    if plan.recipe.evaluation.only:
+        _check_offer(offer, evaluation_layout(plan))
+        return state, evaluation_values(instruction, plan, holdings, bench)
     if asks_for_statistics(plan):
         _check_offer(offer, preparation_layout(plan))
         rows = rows_of(holdings, plan)

@@ -152,6 +152,8 @@ class Policy(Section):
             yield Refuse("statistic-not-allowed", f"exact {shown(statistic)} of the data are not given")
         for metric in sorted(asked.metrics.difference(approved.metrics)):
             yield Refuse("metric-not-allowed", f"the metric {shown(metric)} is not given")
+        if asked.evaluates is not None and asked.evaluates not in approved.evaluations:
+            yield Refuse("evaluation-not-allowed", f"no model is evaluated on its {asked.evaluates} rows")
 
     def _limit_refusals(self, asked: Asked, used: Used) -> Iterator[Refuse]:
         limits = self.limits
@@ -253,6 +255,7 @@ class Policy(Section):
             f"It runs {_listed(runs, 'and', 'nothing: no recipe, model or code is approved')}.",
             f"Exact sums of the data that may leave: {_listed(approved.statistics, 'and', 'none')}.",
             f"Metrics whose sums may leave: {_listed(approved.metrics, 'and', 'none')}.",
+            f"Rows on which models may be evaluated: {_listed(approved.evaluations, 'and', 'none')}.",
         ]
 
     def _explain_budget(self, column: Column) -> str:

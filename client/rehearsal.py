@@ -22,6 +22,7 @@ from tacit.client.training import AgentState, Workbench, train
 from tacit.models.contributions import UPDATE, preparation_layout, training_layout
 from tacit.models.data.rows import Rows, Source
 from tacit.models.errors import InputError
+from tacit.models.evaluation_sums import evaluation_layout
 from tacit.models.messages import Instruction
 from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.plan import Plan
@@ -55,7 +56,7 @@ class Step:
     """One step that a coordinator would ask for.
 
     Attributes:
-        name: "preparation" or "training".
+        name: "preparation", "training" or "evaluation".
         plan: what the step is part of.
         instruction: what would come.
         offer: the masked round's, unsigned; None for a step without masks.
@@ -121,7 +122,7 @@ def approves_code(policy: Policy, recipe: Recipe) -> bool:
 def steps(
     recipe: Recipe, source: Source, cohort: int, bench: Workbench, *, run_code: bool, run: str = RUN
 ) -> list[Step]:
-    """Return the preparation, where there is one, and the first training round of a recipe.
+    """Return the preparation, where there is one, and the first training round of a recipe; or the evaluation.
 
     Args:
         recipe: the recipe.
@@ -140,7 +141,9 @@ def steps(
     mu = recipe.strategy.proximal_mu or DEFAULT_PROXIMAL_MU if recipe.strategy.name == "fedprox" else 0.0
     plan, outputs, found = Plan(recipe, source.schema, proximal_mu=mu), task.outputs(source.schema), []
     try:
-        if private and has_public_features(source.schema):
+        if recipe.evaluation.only:  # the model and its features are the coordinator's to send; its sums look the same
+            plan = prepared_plan(plan, preparation_sums(source.train, source.schema), 1, outputs, mu)
+        elif private and has_public_features(source.schema):
             plan = public_plan(plan, outputs, mu)
         else:
             found.append(_step(run, "preparation", plan, None, recipe.population.clients or cohort))
@@ -149,7 +152,8 @@ def steps(
         if run_code or not recipe.model.factory:
             model, layout, _, _ = bench.network(plan.encode(), plan)
             vector = read_vector(model, layout).cpu().numpy()
-        found.append(_step(run, "training", plan, vector, cohort))
+        name = "evaluation" if recipe.evaluation.only else "training"
+        found.append(_step(run, name, plan, vector, cohort))
     except Infeasible as error:
         raise InputError(error.what, where=f"secure_aggregation, {cohort} clients", right=error.change) from None
     except PrivacyError as error:
@@ -207,6 +211,8 @@ def _step(run: str, name: str, plan: Plan, vector: NDArray[np.float32] | None, c
     noise = None
     if name == "preparation":
         layout = preparation_layout(plan)
+    elif name == "evaluation":
+        layout = evaluation_layout(plan)
     elif recipe.privacy.unit == "none" or vector is None:
         layout = training_layout(1 if vector is None else vector.size, cohort)
     else:

@@ -137,7 +137,7 @@ def train(
     result = train_locally(
         model,
         layout,
-        _tensor(vector).to(device),
+        as_tensor(vector).to(device),
         state.prepared.inputs,
         state.prepared.targets,
         task,
@@ -175,7 +175,7 @@ def train_examples(
     inputs, targets = state.prepared.inputs, state.prepared.targets
     settings = private_settings(promised, plan.recipe.training)
     settings = replace(settings, mode=bench.mode(lambda: fastest(model, task, inputs, targets, settings)))
-    start = _tensor(vector).to(device)
+    start = as_tensor(vector).to(device)
     result, paid = train_locally_private(
         model, layout, start, inputs, targets, task, plan.recipe.training, settings, state.paid,
         sampling=draws("batches"), noise=draws("noise"),
@@ -210,7 +210,7 @@ def _prepare(
     rows = holdings.training(plan)
     prepared = None
     if len(rows):
-        held = _tensors(rows, features, task, device)
+        held = as_tensors(rows, features, task, device)
         # Nothing trains it, so it is computed once for each row and not once for each step.
         prepared = Prepared(frozen_features(start, held.inputs), held.targets)
     return replace(state, features=digest, prepared=prepared)
@@ -222,12 +222,13 @@ def _trained(model: nn.Module, layout: Layout) -> tuple[nn.Module, Layout]:
     return rest, layout if rest is model else layout_of(rest)
 
 
-def _tensors(rows: Rows, features: Features, task: Task, device: torch.device) -> Prepared:
+def as_tensors(rows: Rows, features: Features, task: Task, device: torch.device) -> Prepared:
+    """Return rows as a network takes them, on a device."""
     inputs = torch.from_numpy(features.transform(rows)).to(device)
     return Prepared(inputs, torch.from_numpy(np.asarray(rows.labels)).to(task.target_dtype).to(device))
 
 
-def _tensor(vector: NDArray[np.float32]) -> Tensor:
+def as_tensor(vector: NDArray[np.float32]) -> Tensor:
     """Wrap a vector that may be read-only without copying it; nothing writes to it."""
     return torch.frombuffer(vector, dtype=torch.float32) if vector.flags.writeable else torch.from_numpy(vector.copy())
 
@@ -245,6 +246,6 @@ def measure(
     if rows is None or not len(rows):
         raise Refused("no test rows")
     model, layout, task, device = bench.network(encoded_plan, plan)
-    write_vector(model, layout, _tensor(vector).to(device))
-    held = _tensors(rows, _features(plan), task, device)
+    write_vector(model, layout, as_tensor(vector).to(device))
+    held = as_tensors(rows, _features(plan), task, device)
     return evaluate(model, held.inputs, held.targets, task, plan.schema), len(rows)

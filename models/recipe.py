@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tacit.models.errors import InputError
+from tacit.models.evaluation_only import refusals, with_one_round
 from tacit.models.spelling import nearest, unknown
 
 MOST = 10**9  # of rounds, steps, clients or anything else that is counted: more is a slip, and overflows somewhere
@@ -123,8 +124,10 @@ class PrivacySection(Section):
 
 
 class EvaluationSection(Section):
-    """How often the model is measured, on which share it is selected, and when training stops early."""
+    """How often the model is measured and selected; with `only`, that a registered one is measured and none trained."""
 
+    only: bool = False
+    rows: Literal["held-out", "all"] = "held-out"
     every: int = Field(default=1, ge=1)
     validation: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
@@ -154,6 +157,12 @@ class Recipe(Section):
     privacy: PrivacySection = PrivacySection()
     evaluation: EvaluationSection = EvaluationSection()
     secure_aggregation: SecureAggregationSection = SecureAggregationSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_round(cls, values: Any) -> Any:
+        """Give an evaluation the one round that it is, where the recipe does not say how many."""
+        return with_one_round(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the keys that were not given and have no default."""
@@ -224,6 +233,7 @@ def recipe_from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Rec
     except ValidationError as error:
         raise _readable(error, where) from None
     _check_together(recipe, where)
+    _check_evaluation(recipe, where)
     _refuse_unbuilt(recipe, where)
     _check_privacy(recipe, where)
     return recipe
@@ -309,6 +319,15 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise InputError(
             "evaluation.patience needs a validation share", where=where, right="set evaluation.validation above 0"
         )
+
+
+def _check_evaluation(recipe: Recipe, where: str) -> None:
+    defaults = {"training": TrainingSection(), "strategy": StrategySection(), "evaluation": EvaluationSection()}
+    sections = ("model", "privacy", "secure_aggregation", *defaults)
+    given = {name: getattr(recipe, name).model_dump() for name in sections}
+    for asked, what, right in refusals(given, {name: section.model_dump() for name, section in defaults.items()}):
+        if asked:
+            raise InputError(what, where=where, right=right)
 
 
 def _is_plain(value: object) -> bool:

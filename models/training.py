@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -208,20 +208,29 @@ def evaluate(
     Raises:
         InputError: there is no example, or not one target an example.
     """
+    metrics = task.metrics(schema)
+    feed(model, inputs, targets.to(task.target_dtype), metrics.update, batch_size)
+    return metrics.compute()
+
+
+def feed(
+    model: nn.Module, inputs: Tensor, targets: Tensor, update: Callable[[Tensor, Tensor], None], batch_size: int = 1024
+) -> None:
+    """Give `update` the outputs of `model` and the targets, batch by batch; nothing is trained.
+
+    Raises:
+        InputError: there is no example, or not one target an example.
+    """
     if len(inputs) == 0 or len(targets) != len(inputs):
         raise InputError(f"{len(inputs)} examples and {len(targets)} targets", where="evaluation data")
-    metrics = task.metrics(schema)
-    targets = targets.to(task.target_dtype)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             for start in range(0, len(inputs), batch_size):
-                outputs = model(inputs[start : start + batch_size])
-                metrics.update(outputs, targets[start : start + batch_size])
+                update(model(inputs[start : start + batch_size]), targets[start : start + batch_size])
     finally:
         model.train(was_training)
-    return metrics.compute()
 
 
 def resolve_device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from tacit.server.store.records import CheckpointRef
 
 _VECTOR = "vector"
 _MOMENT = "moment/"
+_SUM = "sum/"
 
 
 class Unwritable(InputError):
@@ -43,6 +44,7 @@ class RunState:
         spent: the rounds whose noised inputs left, in order; empty without a privacy mechanism.
         taken: how often each client's noised input left, by name.
         l2_clip: what an adaptive clip has come to; None where there is none, or before the first round.
+        sums: what an evaluation added up, by block; empty in a run that trains.
     """
 
     round: int
@@ -55,6 +57,7 @@ class RunState:
     spent: tuple[Spent, ...] = ()
     taken: Mapping[str, int] = field(default_factory=dict)
     l2_clip: float | None = None
+    sums: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -87,7 +90,9 @@ class Checkpoints:
             "taken": dict(state.taken),
             "l2_clip": state.l2_clip,
         }
-        tensors = {_VECTOR: state.vector} | {_MOMENT + name: moment for name, moment in state.moments.items()}
+        tensors: dict[str, NDArray[Any]] = {_VECTOR: state.vector}
+        tensors |= {_MOMENT + name: moment for name, moment in state.moments.items()}
+        tensors |= {_SUM + name: values for name, values in state.sums.items()}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             save_file(tensors, temporary, metadata={"state": json.dumps(values)})
@@ -135,6 +140,7 @@ def _read(path: Path) -> RunState:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = json.loads(metadata["state"])
+        sums = {name.removeprefix(_SUM): tensors.pop(name) for name in list(tensors) if name.startswith(_SUM)}
         return RunState(
             round=int(values["round"]),
             plan=values["plan"].encode(),
@@ -146,6 +152,7 @@ def _read(path: Path) -> RunState:
             spent=tuple(Spent(int(cohort), int(survivors)) for cohort, survivors in values["spent"]),
             taken={str(client): int(times) for client, times in values["taken"].items()},
             l2_clip=None if values["l2_clip"] is None else float(values["l2_clip"]),
+            sums=sums,
         )
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"is no checkpoint ({type(error).__name__})", where=str(path)) from None

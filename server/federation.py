@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 import traceback
@@ -19,7 +18,6 @@ import torch
 
 from tacit.models.durable import write_file
 from tacit.models.errors import InputError
-from tacit.models.plan import decode_plan
 from tacit.models.recipe import Recipe, load_recipe
 from tacit.models.training import resolve_device
 from tacit.privacy.errors import PrivacyError
@@ -28,17 +26,16 @@ from tacit.server.budget import open_budget
 from tacit.server.checkpoints import Unwritable
 from tacit.server.coordinator_directory import CoordinatorDirectory
 from tacit.server.environment import environment
-from tacit.server.evaluation import CentralEvaluator
 from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise, fewest_clients
 from tacit.server.fleet_grid import FleetGrid
 from tacit.server.flower import GridTransport
-from tacit.server.kept_run import Ending, KeptRun, Stopped
+from tacit.server.kept_run import KeptRun, Stopped
 from tacit.server.masking import Masking
 from tacit.server.membership import Membership
-from tacit.server.public_sample import open_public_sample
+from tacit.server.purpose import purpose_of
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
-from tacit.server.run import Run, RunFailed
+from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.run_queue import FAILED, QUEUE, WAITS, forget_stop, is_to_stop
 from tacit.server.sampling import DrawnCohorts
@@ -52,7 +49,6 @@ LONGEST_NAME = 64  # characters
 RECONNECT_SECONDS = 45.0  # in which every agent that is still alive has asked a coordinator that was away
 RETRY_SECONDS = 5.0  # after the disk was full or the database away
 TRIES = 3  # of a run that ends for a reason that nobody foresaw
-SIGNED_AS = "the coordinator of the federation"
 
 
 def enqueue(directory: Path, recipe: Recipe, now: datetime) -> Path:
@@ -182,15 +178,17 @@ class Coordinator:
                 return
             path.rename(failed)
         else:
-            _LOG.info("model       %(name)s version %(version)d", summary["model"])
+            what = "evaluated" if "evaluation" in summary else "model"
+            _LOG.info(f"{what:<12}%(name)s version %(version)d", summary["model"])
             path.unlink()
         forget_stop(self.directory.path, name)
 
     def train(self, recipe: Recipe, name: str) -> dict[str, Any]:
         """Train one recipe over the members that are there, register its model, and return the run's summary.
 
-        Columns, classes, selection and the test come from the recipe's public sample: no client's row is here. A run
-        that has begun goes on where it was, in the very exchange that was announced last.
+        Or evaluate one, if the recipe says so. Columns, classes, selection and the test come from a public sample, or
+        from the model: no client's row is here. A run that has begun goes on where it was, in the very exchange that
+        was announced last.
 
         Args:
             recipe: what to train.
@@ -204,7 +202,6 @@ class Coordinator:
         """
         refuse_simulations(recipe)
         check_names(recipe)
-        sample = open_public_sample(recipe, os.environ)
         identity = self.directory.coordinator
         kept = KeptRun(
             self.store,
@@ -213,14 +210,14 @@ class Coordinator:
             recipe,
             identity,
         )
-        plan, initial = kept.starting_point(sample.schema)
+        begun = kept.begun()
+        if begun is not None and begun.summary is not None:
+            return dict(begun.summary)
+        purpose = purpose_of(kept, begun)
         masking = Masking(
             identity, frozenset({self.directory.authority.public_key}), recipe.secure_aggregation, self.randomness
         )
-        parameters, begun = check_network(plan), kept.begun()
-        if begun is not None and begun.summary is not None:
-            return dict(begun.summary)
-        phases = kept.phases(masking.memory)
+        parameters, phases = check_network(purpose.plan), kept.phases(masking.memory)
         enough = partial(fewest_clients, recipe, masking, parameters)
         if begun is None:
             clients = self._gather(recipe, self.wait_seconds)
@@ -229,7 +226,7 @@ class Coordinator:
             # What a process left that ended before the store knew of the run: nobody was asked for anything.
             shutil.rmtree(kept.directory.path, ignore_errors=True)
             made_with = environment(str(resolve_device(recipe.training.device)), torch.get_num_threads())
-            kept.begin({**made_with, "clients": clients}, {})
+            kept.begin({**made_with, **purpose.made_with, "clients": clients}, {})
         else:
             clients = int(begun.environment["clients"])
             _LOG.info("%s goes on", name)
@@ -240,9 +237,9 @@ class Coordinator:
             if recipe.privacy.unit != "none":
                 budget = open_budget(self.store, recipe, kept.name, parameters, clients, identity)
             started = time.perf_counter()
-            state = Run(
+            state = purpose.run(
                 name=kept.name,
-                plan=plan,
+                plan=purpose.plan,
                 transport=self._transport(grid),
                 recorder=kept.recorder(masking.memory),
                 cohorts=DrawnCohorts(kept.name, recipe.training, self.randomness, clients),
@@ -251,24 +248,12 @@ class Coordinator:
                 randomness=self.randomness,
                 phases=phases,
                 stop=partial(self._asked_to_stop, name),
-                validate=CentralEvaluator(sample.validation) if sample.validation is not None else None,
-                initial=initial,
+                validate=purpose.validate,
+                initial=purpose.initial,
                 on_round=partial(self._after, recipe, enough),
             ).execute()
-            metrics = CentralEvaluator(sample.test)(decode_plan(state.plan), state.vector)
-            ending = Ending(
-                state,
-                metrics,
-                clients,
-                time.perf_counter() - started,
-                "Rows that the members brought and kept. Columns and classes come from the public sample that the run's"
-                " recipe names.",
-                per_client={},
-                found={"mode": "federation", "public_sample": sample.described()},
-                signed_as=SIGNED_AS,
-                ledger=budget.facts() if budget is not None else None,
-            )
-            summary, _ = kept.release(ending)
+            ledger = budget.facts() if budget is not None else None
+            summary = purpose.release(kept, state, clients, time.perf_counter() - started, ledger)
             kept.finish(summary)
         return summary
 

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from tacit.models.errors import InputError
-from tacit.server.store import ModelVersion, NewModelVersion, Store
+from tacit.server.store import ModelVersion, NewModelVersion, RunRecord, Store
 
 FILES = ("model.safetensors", "config.json", "README.md")
 _INCOMING = ".incoming-"
@@ -180,6 +180,15 @@ class Registry:
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         return destination
+
+    def evaluations(self, version: ModelVersion) -> list[RunRecord]:
+        """Return the finished runs that evaluated a version, or another one of the same files, newest first."""
+        found = []
+        for run in self.store.list_runs(None, "finished"):
+            summary = run.summary or {}
+            if "evaluation" in summary and summary["model"]["sha256"] == version.digest:
+                found.append(run)
+        return found
 
     def _directory(self, digest: str) -> Path:
         return self.root / "sha256" / digest[:2] / digest

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tacit.models.card import model_card
 from tacit.models.checkpoint import Artifact, read_artifact, write_artifact
+from tacit.models.data.rows import Schema
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.recipe import Recipe
@@ -91,16 +92,21 @@ def release(
     )
 
 
-def warm_start(plan: Plan, registry: Registry) -> tuple[Plan, NDArray[np.float32]]:
+def warm_start(plan: Plan, registry: Registry, version: ModelVersion | None = None) -> tuple[Plan, NDArray[np.float32]]:
     """Return the plan with a registered model's preprocessing and architecture, and that model's vector.
 
     The preprocessing is part of what the model learned, so it is taken over instead of being fitted again.
+
+    Args:
+        plan: the recipe and the dictionary of the data.
+        registry: has the model.
+        version: the very model; None for the one that the recipe's reference names now.
 
     Raises:
         InputError: there is no such model, or it was trained for other data or with another architecture.
     """
     reference = plan.recipe.model.init
-    version = initial_version(plan.recipe, registry)
+    version = version or initial_version(plan.recipe, registry)
     artifact = read_artifact(registry.path(version), version.digest)
     model = plan.recipe.model
     if artifact.task_kind != plan.recipe.task.kind or artifact.features.schema != plan.schema:
@@ -117,6 +123,15 @@ def warm_start(plan: Plan, registry: Registry) -> tuple[Plan, NDArray[np.float32
         target_scale=artifact.target_scale,
     )
     return started, artifact.vector.numpy()
+
+
+def dictionary_of(version: ModelVersion, registry: Registry) -> Schema:
+    """Return the dictionary of the data that a registered model was trained on.
+
+    Raises:
+        InputError: its files are not what was registered.
+    """
+    return read_artifact(registry.path(version), version.digest).features.schema
 
 
 def initial_version(recipe: Recipe, registry: Registry) -> ModelVersion:

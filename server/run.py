@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from tacit.privacy.records import Key
 from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.budget import Budget
 from tacit.server.checkpoints import RunState
-from tacit.server.exchanges import Occasion, Preparation, ProtectedTraining, Training, TrainingResult
+from tacit.server.exchanges import Occasion, Preparation, ProtectedTraining, Training
 from tacit.server.feasibility import check_cohorts, check_names, check_network
 from tacit.server.masked import (
     MASK_EXCHANGE,
@@ -74,6 +74,14 @@ class Recorder(Protocol):
 
     def asked(self, round_number: int) -> Sequence[Participant]:
         """Return what became of everybody that the kept attempts at a round asked."""
+        ...
+
+
+class Summing(Exchanges, Protocol):
+    """Exchanges that end with what a round is for."""
+
+    def result(self) -> Any:
+        """Return it, from the sums."""
         ...
 
 
@@ -284,13 +292,13 @@ class Run:
 
     def _reserve(
         self,
-        exchanges: Training | MaskedTraining | NoisedTraining | ProtectedTraining,
+        exchanges: Summing,
         noise: NoisePlan | None,
         at: Occasion,
         *,
         going_on: bool,
     ) -> Key | None:
-        if self.budget is None or noise is None or isinstance(exchanges, Training | MaskedTraining):
+        if self.budget is None or noise is None or not isinstance(exchanges, NoisedTraining | ProtectedTraining):
             return None
         return self.budget.reserve(noise, at.round, at.attempt, exchanges.offer_digest, going_on=going_on)
 
@@ -327,7 +335,7 @@ class Run:
 
     def _training(
         self, at: Occasion, state: RunState, cohort: tuple[str, ...], snapshot: bytes
-    ) -> tuple[Training | MaskedTraining | NoisedTraining | ProtectedTraining, NoisePlan | None]:
+    ) -> tuple[Summing, NoisePlan | None]:
         if self.budget is None:
             if self.masking is None:
                 return Training(at, state.vector, self._by_examples), None
@@ -398,7 +406,7 @@ class Run:
         self,
         state: RunState,
         report: RoundReport,
-        result: TrainingResult | None,
+        result: Any,
         lines: Sequence[LedgerLine] = (),
     ) -> RunState:
         started = self.clock()

@@ -25,6 +25,7 @@ STATEMENT_ALONE = frozenset(
     {"sentence", "secure_aggregation", "utility", "signed_by", "signature", "trust", "released", "code", "simulated"}
     | {"recipe_sha256", "weights_sha256", "audit", "profile", "replacement", "sampling", "randomness", "target"}
     | {"floating_point", "adaptive_clipping", "population_ledger", "started_from", "alone"}
+    | {"evaluated", "rows_evaluated"}
 )
 
 NOT_COVERED = (
@@ -73,7 +74,7 @@ def privacy_statement(recipe: Recipe, state: RunState, about: Circumstances) -> 
         "weights_sha256": hashlib.sha256(state.vector.tobytes()).hexdigest(),
         "simulated": about.simulated,
     }
-    seen = _seen(recipe)
+    seen = seen_by_coordinator(recipe)
     if recipe.privacy.unit == "none":
         sentence = f"Nothing bounds what this model says about the data it was trained on, and {seen}."
         return common | {"sentence": sentence}
@@ -91,17 +92,18 @@ def _statistics(recipe: Recipe, state: RunState) -> list[str]:
     return [f"the statistics of columns and labels that the features follow from, {how}"]
 
 
-def _seen(recipe: Recipe) -> str:
+def seen_by_coordinator(recipe: Recipe, what: str = "update") -> str:
+    """Say in half a sentence what the coordinator saw of what clients sent, in the singular."""
     settings, promised = recipe.secure_aggregation, recipe.privacy.unit != "none"
     if not settings.enabled:
-        single = "every single protected update" if promised else "every single update"
+        single = f"every single protected {what}" if promised else f"every single {what}"
         return f"the coordinator saw {single}; only the rows themselves stayed where they were"
     if settings.mode == "elided":
         return (
             "masks were left out, as only a simulation may: the same integers were added up in the open, nothing hid a"
-            " single update, and the numbers are those of the same run with masks"
+            f" single {what}, and the numbers are those of the same run with masks"
         )
-    return f"the coordinator saw updates only as sums over at least {settings.min_cohort} clients"
+    return f"the coordinator saw {what}s only as sums over at least {settings.min_cohort} clients"
 
 
 def _trust(recipe: Recipe, facts: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,16 @@ from tacit.server.budget import Budget, open_budget
 from tacit.server.checkpoints import RunState
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
+from tacit.server.evaluation_release import PAGE, release_evaluation
 from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise
+from tacit.server.federated_evaluation import (
+    EVALUATES,
+    EvaluationRun,
+    evaluated_version,
+    evaluation_start,
+    figures_of,
+    identified,
+)
 from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.local_identity import key_file, local_identity
 from tacit.server.registry import Registry
@@ -31,7 +41,7 @@ from tacit.server.run import Cohorts, Run
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.signed_statement import SELF_SIGNED
-from tacit.server.store import Store, open_store
+from tacit.server.store import ModelVersion, Store, open_store
 from tacit.server.summary import data_found
 from tacit.server.transport import Transport
 from tacit.simulations.engine import run_in_process
@@ -69,7 +79,7 @@ class Simulation:
     @property
     def report(self) -> Path:
         """Return the report, one self-contained page."""
-        return self.directory / "report.html"
+        return self.directory / (PAGE if "evaluation" in self.summary else "report.html")
 
 
 def simulate(
@@ -120,7 +130,9 @@ def simulate(
         kept = KeptRun(store, Registry(store, models), directory, checked, identity)
         if resume and not (directory.path / SEED_FILE).is_file():
             return _sealed(kept)
-        plan, initial = kept.starting_point(federation.schema)
+        version = evaluated_version(kept, kept.begun() if resume else None) if checked.evaluation.only else None
+        start = kept.starting_point if version is None else partial(evaluation_start, kept, version)
+        plan, initial = start(federation.schema)
         seed = _run_seed(directory.path, checked.seed, resume=resume, reproducible=reproducible_noise)
         reproducible_noise = seed == public_seed(checked.seed)  # a run goes on as it began, whatever is asked for now
         randomness = randomness_of(seed, checked.seed, kept.name, reproducible=reproducible_noise)
@@ -139,7 +151,8 @@ def simulate(
         # A ledger that cannot be used must leave no half of a run behind; one of the run's own comes with it.
         budget = paid() if promised and named else None
         if not resume:
-            kept.begin(environment(device, threads), {SEED_FILE: seed})
+            evaluates = {EVALUATES: identified(version)} if version is not None else {}
+            kept.begin(environment(device, threads) | evaluates, {SEED_FILE: seed})
         with kept.running():
             on_start(checked, federation, directory.path)
             if promised and budget is None:
@@ -147,7 +160,7 @@ def simulate(
             validate = CentralEvaluator(federation.validation) if federation.validation is not None else None
 
             def execute(transport: Transport) -> RunState:
-                return Run(
+                return (EvaluationRun if version is not None else Run)(
                     name=kept.name,
                     plan=plan,
                     transport=transport,
@@ -163,6 +176,8 @@ def simulate(
 
             started = time.perf_counter()
             state = run_in_process(federation, execute)
+            if version is not None:
+                return _finish_evaluation(kept, federation, state, time.perf_counter() - started, version)
             ledger = budget.facts() if budget is not None else None
             return _finish(kept, federation, state, time.perf_counter() - started, reproducible_noise, ledger)
 
@@ -230,6 +245,18 @@ def _run_seed(directory: Path, recipe_seed: int, *, resume: bool, reproducible: 
             right="resume without reproducible noise",
         )
     return seed
+
+
+def _finish_evaluation(
+    kept: KeptRun, federation: Federation, state: RunState, seconds: float, version: ModelVersion
+) -> Simulation:
+    found = {"data": data_found(federation.findings)}
+    ending = Ending(state, figures_of(state), len(federation.names), seconds, "", {}, found, signed_as=SELF_SIGNED)
+    summary, rounds = release_evaluation(kept, ending, version)
+    kept.directory.write_json("partition.json", federation.partition_summary)
+    (kept.directory.path / SEED_FILE).unlink(missing_ok=True)
+    kept.finish(summary)
+    return Simulation(kept.directory.path, summary, tuple(rounds))
 
 
 def _finish(

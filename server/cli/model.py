@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,7 @@ from tacit.printing import Format, format_option, print_fields, print_json, prin
 from tacit.server.cli.actor import actor
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.registry import Registry, parse_reference
-from tacit.server.store import ModelVersion, open_store
+from tacit.server.store import ModelVersion, RunRecord, open_store
 
 
 @click.group()
@@ -60,13 +61,21 @@ def show(reference: str, db: str, models: Path, output: Format) -> None:
     with _registry(db, models) as registry:
         versions = registry.store.list_versions(name) if selector is None else [registry.resolve(name, selector)]
         history = registry.store.alias_history(name)
+        evaluations = [_evaluation(run) for version in versions for run in registry.evaluations(version)]
     aliases: dict[int, list[str]] = defaultdict(list)
     for alias, version in {change.alias: change.version for change in history}.items():
         aliases[version].append(alias)
     if output == "json":
-        print_json({"versions": versions, "aliases": aliases, "alias_history": history})
+        print_json({"versions": versions, "aliases": aliases, "alias_history": history, "evaluations": evaluations})
     elif selector is not None:
         _print_version(versions[0], aliases[versions[0].version])
+        if evaluations:
+            click.echo()
+            columns = ("run", "rows", "counted_rows", "members", "metrics", "finished_at")
+            print_table(
+                ("evaluation", "rows", "counted", "members", "metrics", "finished"),
+                [tuple(one[column] for column in columns) for one in evaluations],
+            )
     else:
         print_table(
             ("version", "aliases", "run", "round", "metrics", "digest", "registered"),
@@ -146,6 +155,13 @@ def verify(reference: str | None, db: str, models: Path) -> None:
 def _registry(db: str, models: Path) -> Iterator[Registry]:
     with open_store(db, create=False) as store:
         yield Registry(store, models)
+
+
+def _evaluation(run: RunRecord) -> dict[str, Any]:
+    """Return what a run that evaluated a model found."""
+    summary = run.summary or {}
+    found = {"run": run.run, "version": summary["model"]["version"], "finished_at": run.finished_at}
+    return found | dict(summary["evaluation"]) | {"metrics": summary["metrics"]}
 
 
 def _print_version(version: ModelVersion, aliases: list[str]) -> None:

@@ -9,6 +9,7 @@ import click
 
 from tacit.models.errors import InputError
 from tacit.printing import Format, format_option, print_json, print_table
+from tacit.privacy.codec import sha256
 from tacit.server.cli.options import db_option, models_option
 from tacit.server.registry import Registry
 from tacit.server.store import RunRecord, open_store
@@ -44,7 +45,7 @@ def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format)
         from tacit.server.sampling import RecordedCohorts
         from tacit.simulations.simulation import simulate
 
-        recipe = parse_recipe(record.recipe_toml, where=f"run {run}")
+        recipe = parse_recipe(record.recipe_toml, _pinned(record), where=f"run {run}")
         asked = {
             (attempt.number, attempt.attempt): tuple(member.client for member in attempt.participation)
             for attempt in store.rounds(run)
@@ -74,9 +75,18 @@ def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format)
         raise click.exceptions.Exit(1)
 
 
+def _pinned(record: RunRecord) -> list[str]:
+    """Return what makes a recipe evaluate the version that a run evaluated, wherever an alias points by now."""
+    summary = record.summary or {}
+    return [f"model.init=registry:{summary['model']['name']}@{summary['model']['version']}"] * ("evaluation" in summary)
+
+
 def _weights(registry: Registry, record: RunRecord) -> str:
-    """Return the SHA-256 of the weights that a run registered."""
-    model = (record.summary or {})["model"]
+    """Return the SHA-256 of the weights that a run registered; of its figures, for an evaluation."""
+    summary = record.summary or {}
+    model = summary["model"]
+    if "evaluation" in summary:
+        return sha256(repr(sorted(summary["metrics"].items())).encode()).hex()
     return registry.resolve(model["name"], int(model["version"])).files[WEIGHTS]
 
 
@@ -101,9 +111,10 @@ def _print(record: RunRecord, repeated: RunRecord, again: Simulation, before: st
     rows: list[tuple[object, ...]] = [(name, metrics.get(name), value) for name, value in sorted(again.metrics.items())]
     rows += [(f"environment {name}", *values) for name, values in changed.items()]
     print_table(("", record.run, repeated.run), rows)
+    what = "figures" if "evaluation" in again.summary else "weights"
     if before == after:
-        click.echo("the weights are the same, bit for bit")
+        click.echo(f"the {what} are the same, bit for bit")
     elif again.summary["privacy"]["unit"] == "none" or again.summary["privacy"]["reproducible_noise"]:
-        click.echo("the weights differ")
+        click.echo(f"the {what} differ")
     else:
         click.echo("the weights differ, as they must: the noise was secret and is drawn anew")

@@ -129,6 +129,9 @@ def _resume(directory: Path, db: str, models: Path) -> str:
 
 def _print(finished: Simulation) -> None:
     summary = finished.summary
+    if "evaluation" in summary:
+        _print_evaluation(finished)
+        return
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(finished.metrics.items()))
     model = summary["model"]
     click.echo(f"test        {metrics or 'not measured'}")
@@ -139,6 +142,18 @@ def _print(finished: Simulation) -> None:
     click.echo(f"aggregation {aggregation_line(summary['secure_aggregation'])}")
     click.echo(f"model       {model['name']} version {model['version']} (sha256 {model['sha256'][:12]})")
     click.echo(f"report      {finished.report}")
+
+
+def _print_evaluation(finished: Simulation) -> None:
+    summary = finished.summary
+    model, counted = summary["model"], summary["evaluation"]
+    on = f"{counted['counted_rows']:,} rows ({counted['rows']}) of {counted['members']} clients"
+    click.echo(f"evaluated   {model['name']} version {model['version']} (sha256 {model['sha256'][:12]}) on {on}")
+    for name, value in finished.metrics.items():
+        click.echo(f"{'':<12}{name:<28}{value:.4f}")
+    click.echo(f"privacy     {privacy_line(summary['privacy'])}")
+    click.echo(f"aggregation {aggregation_line(summary['secure_aggregation'])}")
+    click.echo(f"page        {finished.report}")
 
 
 @contextmanager

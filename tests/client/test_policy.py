@@ -138,6 +138,20 @@ CASES = [
     Case("code-not-approved", {"factory": "other:f", "code": None}, {}),  # an approved recipe's digest is not enough
     Case("statistic-not-allowed", {"statistics": frozenset({"examples", "moments"})}, {"statistics": frozenset()}),
     Case("metric-not-allowed", {"metrics": frozenset({"loss", "accuracy"})}, {"metrics": frozenset()}),
+    Case("evaluation-not-allowed", {"evaluates": "held-out"}, {"evaluates": None}),
+    Case(
+        "evaluation-not-allowed",
+        {"evaluates": "all"},
+        {"evaluates": "held-out"},
+        {"approved": {**GENEROUS["approved"], "evaluations": ["held-out"]}},
+    ),
+    Case(  # that evaluations are allowed does not make an exact sum acceptable to who asks for noise
+        "unit-none",
+        {"evaluates": "held-out"},
+        {"evaluates": "held-out", "unit": "client", "entries": (entry(),)},
+        {"approved": {**GENEROUS["approved"], "evaluations": ["held-out"]}},
+        {"unit": "none", "entries": ()},
+    ),
     Case("unit-none", {}, {"unit": "client", "entries": (entry(),)}, asked={"unit": "none", "entries": ()}),
     Case("unit-other", {"unit": "example"}, {"unit": "client"}),
     Case("noise-place", {"place": "central"}, {"place": "local"}),

@@ -217,3 +217,19 @@ def test_own_code_is_run_only_where_its_digest_is_approved(tmp_path: Path, monke
     assert refusal(made[-1], consenting()).startswith("code-not-approved: ")
     approved = Policy.model_validate({"approved": {"code": {"stranger:build": code_digest("stranger:build")}}})
     assert approves_code(approved, named)
+
+
+def test_an_evaluation_shows_its_counts_all_masked_and_trains_nothing() -> None:
+    only = ("evaluation.only=true", "evaluation.rows=all", "model.init=registry:m@champion", "training.rounds=1")
+    source, bench = wine(), Workbench()
+    parsed = parse_recipe(RECIPE.replace("local_steps = 2\n", ""), only)
+    (step,) = steps(parsed, source, 8, bench, run_code=False)
+    assert step.name == "evaluation" and step.offer is not None
+    shown = list(leaving(step, Held(source), bench, DRAWS))
+    masked = {field.field: field for field in shown if field.masked}
+    assert masked["confusion"].shape == (9,) and masked["score-histograms"].shape == (1200,)
+    assert sum(field.bytes for field in masked.values()) == packed_bytes(step.offer.dimension, step.offer.bits)
+    assert {field.protection for field in masked.values()} == {"exact, but for rounding"}
+    # Every row of the source is in one cell; the untrained model calls all of them the first class.
+    counts = [len(source.train.take(np.flatnonzero(source.train.labels == label))) for label in range(3)]
+    assert masked["confusion"].norm_left == pytest.approx(math.hypot(*counts))

@@ -191,7 +191,7 @@ class Masked:
             budget = open_budget(self.store, self.recipe, self.name, size, self.clients, identity, repeatable=True)
 
         def main(given: Grid, context: Context) -> None:
-            run = Run(
+            run = changes.pop("kind", Run)(
                 name=self.name,
                 plan=plan,
                 transport=GridTransport(

@@ -496,3 +496,36 @@ def test_a_setting_below_a_value_is_refused(override: str) -> None:
 @pytest.mark.parametrize("override", ["a..b=1", ".rounds=1", "training.=1", "training..rounds=1"])
 def test_a_setting_with_an_empty_part_is_an_unknown_key(override: str) -> None:
     assert "unknown key" in refusal(SMALLEST, override)
+
+
+ONLY = ("evaluation.only=true", "model.init=registry:m@champion")
+
+
+def test_an_evaluation_is_one_round_whether_its_recipe_says_so_or_not() -> None:
+    recipe = parse_recipe(SMALLEST, ONLY)
+    assert recipe.training.rounds == 1
+    assert parse_recipe(recipe.to_toml()) == recipe == parse_recipe(SMALLEST, [*ONLY, "training.rounds=1"])
+    assert smallest().training.rounds == 20
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (ONLY[:1], "evaluation.only needs model.init, which names the model to evaluate"),
+        ((*ONLY, "training.rounds=20"), "training.rounds = 20 contradicts evaluation.only, which is one round"),
+        ((*ONLY, "secure_aggregation.enabled=false"), "counts leave masked or not at all"),
+        ((*ONLY, "privacy.unit=client", "privacy.epsilon=8"), "privacy.unit = 'client' is not offered"),
+        ((*ONLY, "privacy.unit=example"), "privacy.unit = 'example' is not offered"),
+        ((*ONLY, "training.learning_rate=0.5"), "training.learning_rate means nothing to evaluation.only"),
+        ((*ONLY, "training.local_steps=5"), "training.local_steps means nothing to evaluation.only"),
+        ((*ONLY, "training.sampling=poisson"), "training.sampling means nothing to evaluation.only"),
+        ((*ONLY, "strategy.name=fedadam"), "strategy.name means nothing to evaluation.only"),
+        ((*ONLY, "evaluation.patience=3"), "evaluation.patience means nothing to evaluation.only"),
+        ((*ONLY, "evaluation.rows=some"), "evaluation.rows is not usable; input should be 'held-out' or 'all'"),
+        (("evaluation.rows=all",), "evaluation.rows means nothing without evaluation.only"),
+        ((*ONLY, "training=1"), "training is not usable"),
+    ],
+)
+def test_what_contradicts_an_evaluation_is_refused_in_one_line(overrides: tuple[str, ...], expected: str) -> None:
+    message = refusal(SMALLEST, *overrides)
+    assert expected in message and "\n" not in message

@@ -1,0 +1,45 @@
+"""An agent's part in an evaluation: counts over rows of its own, of a model that it does not train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tacit.client.training import Holdings, Refused, Workbench, as_tensor, as_tensors
+from tacit.models.data.rows import Rows
+from tacit.models.evaluation_sums import Sums, count_rows, evaluation_sums
+from tacit.models.messages import Instruction, float32_vector
+from tacit.models.plan import Plan
+from tacit.models.vector import write_vector
+
+
+def evaluation_values(instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench) -> Sums:
+    """Return what the agent's rows add to an evaluation of the instruction's vector, by block.
+
+    Raises:
+        Refused: there are no rows of the kind that the plan asks for.
+        InputError: the model puts out what is no finite number, or the task's metrics do not follow from sums.
+        ValueError: the plan or the vector cannot be used.
+    """
+    if plan.features is None:
+        raise ValueError("the plan has no features")
+    sums = evaluation_sums(plan)
+    model, layout, task, device = bench.network(instruction.plan, plan)
+    vector = float32_vector(instruction.arrays, "vector", layout.size)
+    parts = [rows for rows in _parts(holdings, plan) if len(rows)]
+    if not parts:
+        raise Refused("no held-out rows" if plan.recipe.evaluation.rows == "held-out" else "no rows")
+    write_vector(model, layout, as_tensor(vector).to(device))
+    counted = []
+    for rows in parts:
+        held = as_tensors(rows, plan.features, task, device)
+        counted.append(count_rows(model, held.inputs, held.targets, task, sums))
+    return {name: sum(one[name] for one in counted[1:]) + counted[0][name] for name in counted[0]}
+
+
+def _parts(holdings: Holdings, plan: Plan) -> Iterator[Rows]:
+    """Yield the rows that are never trained on here and, where the plan asks for all, those that may have been."""
+    held_out = holdings.test(plan)
+    if held_out is not None:
+        yield held_out
+    if plan.recipe.evaluation.rows == "all":
+        yield holdings.training(plan)
