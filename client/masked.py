@@ -289,6 +289,8 @@ class MaskedMember:
         consent, machine = self.membership.consent, self._owed.get(offer_digest)
         if machine is not None:
             receipt = machine.accept_receipt(data)
+            # What follows may fail, as on a full disk; when the receipt comes again, the ledger says what it is about.
+            del self._owed[offer_digest]
         elif consent is None:
             return
         elif (anchor := consent.owed(offer_digest)) is not None:
@@ -298,7 +300,6 @@ class MaskedMember:
             return
         if consent is not None:
             consent.countersigned(receipt)
-        self._owed.pop(offer_digest, None)
         remember(self._accepted, offer_digest, known, MOST_OWED)
         self.receipts_checked += 1
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +107,18 @@ class Owned:
 
 def granted(ours: Policy) -> Callable[[Any], Any]:
     return lambda noise: ours.budgets(noise.terms.unit)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let nothing be written by anybody."""
+
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "write", full)
+        yield
 
 
 @pytest.fixture
@@ -306,6 +321,35 @@ def signed(change: Callable[[Receipt], Receipt], federation: Masked) -> Callable
         return change(Receipt.decode(data)).signed(federation.masking.identity).encode()
 
     return changed
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_disk_that_is_full_in_whatever_step_costs_the_round_alone(owned: Owned, restarted: bool) -> None:
+    steps = ("share", "mask", "sign", "unmask", "advertise")  # the last one with the receipt of the round before
+    tried: list[str] = []
+
+    def handler(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        if client != victim or instruction.round == 0:
+            return agent(instruction)
+        at = instruction.round - 1
+        if at % 2 or instruction.action != steps[at // 2]:
+            return agent(instruction)
+        with full_disk():
+            reply = agent(instruction)
+        tried.append(instruction.action)
+        assert reply.outcome == "failed" and not reply.message and not reply.arrays
+        if restarted:
+            owned.restart(federation, client)
+        return reply
+
+    federation = owned.federation([f"training.rounds={2 * len(steps)}"], handler=handler)
+    victim = sorted(agent.client for agent in federation.agents.values())[0]
+    federation.execute()
+    assert tried == list(steps)
+    outcomes = [outcome for outcome, _ in rounds_of(federation, victim)]
+    # Its input is in the sum of a round in which the disk was full only after it had left.
+    full = ("dropped", "dropped", "reported", "reported", "dropped")
+    assert outcomes == [outcome for step in full for outcome in (step, "reported")]
 
 
 @pytest.mark.parametrize(
