@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ from tacit.models.plan import decode_plan
 from tacit.models.preparation import preparation_sums
 from tacit.models.training import TrainingDiverged
 from tacit.privacy.errors import PrivacyError
+from tacit.privacy.identity import Certificate
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.privacy.secagg.offer import Offer
 
@@ -51,6 +54,11 @@ class Agent:
     def join(self, membership: Membership) -> None:
         """Become a member of a federation that masks: from now on the agent takes no plain step, before no other."""
         self._member = MaskedMember(membership, self._contribute)
+
+    def renewed(self, certificate: Certificate) -> None:
+        """Show another certificate of the same member, from the next offer on; from any thread."""
+        if self._member is not None:
+            self._member.membership = replace(self._member.membership, certificate=certificate)
 
     def handle(self, instruction: Instruction) -> Reply:
         """Take one step; whatever goes wrong with it is part of the reply, in words that hold no data."""

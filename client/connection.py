@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
@@ -16,6 +18,7 @@ from tacit.models.errors import InputError
 from tacit.models.wire import ALIVE, PIECE, PULL, PUSH, Frames, Signer, framed, framed_size, sealed_headers
 
 LONGEST_REASON = 200  # characters
+CERT_NOT_YET_VALID, CERT_HAS_EXPIRED = 9, 10  # of OpenSSL's codes
 
 
 class Unreachable(Exception):
@@ -226,7 +229,7 @@ class Connection:
             if to.proxy is not None:
                 self._http.set_tunnel(to.host, to.port)
         if self._http.sock is None:
-            self._http.connect()
+            connect(self._http, to.proxy)
         return self._http
 
 
@@ -237,9 +240,47 @@ def _joined(payloads: Sequence[bytes]) -> bytes | Iterable[bytes | memoryview]:
     return framed(payloads)
 
 
+def connect(line: http.client.HTTPConnection, proxy: tuple[str, int] | None) -> None:
+    """Connect, through a proxy if there is one on the way.
+
+    Raises:
+        ProxyFailed: the way ends at the proxy.
+        OSError: it ends elsewhere.
+    """
+    try:
+        line.connect()
+    except (OSError, http.client.HTTPException) as error:
+        # Whatever speaks HTTP before there is TLS is the proxy; once it let us through, it is not to blame.
+        if proxy is None or (line.sock is not None and not isinstance(error, http.client.HTTPException)):
+            raise
+        where = f"the proxy {proxy[0]}:{proxy[1]}"
+        refused = re.match(r"Tunnel connection failed: (\d{3})\b", str(error))  # its other words are a stranger's
+        raise ProxyFailed(f"{where} answers {refused[1]}" if refused else f"{where}: {_reason(error)}") from None
+
+
+def out_of_time(error: ssl.SSLCertVerificationError) -> str | None:
+    """Return in one line that a certificate is of another time than this machine's clock; None if it is not."""
+    word = {CERT_NOT_YET_VALID: "is not valid yet", CERT_HAS_EXPIRED: "has ended"}.get(error.verify_code)
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return None if word is None else f"the coordinator's certificate {word} by this machine's clock, which says {now}"
+
+
+def is_news(trouble: str, before: str) -> bool:
+    """Return whether there is another trouble than before; the same one with other figures in it is no news."""
+    return re.sub(r"\d+", "", trouble) != re.sub(r"\d+", "", before)
+
+
+class ProxyFailed(http.client.HTTPException):
+    """The way ends at the proxy; the text is one line."""
+
+
 def _reason(error: Exception) -> str:
     match error:
+        case ProxyFailed():
+            return str(error)
         case ssl.SSLCertVerificationError():
+            if (told := out_of_time(error)) is not None:
+                return told
             return f"the coordinator's certificate is not the pinned authority's ({error.verify_message})"
         case TimeoutError():
             return "no answer in time"

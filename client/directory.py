@@ -97,6 +97,11 @@ class AgentDirectory:
         return Pause(self.path / PAUSED)
 
     @property
+    def organisation_key(self) -> Path | None:
+        """Return the file of the organisation's key, which the settings may name from this directory."""
+        return self.path / self.settings.organisation_key if self.settings.organisation_key else None
+
+    @property
     def is_running(self) -> bool:
         """Say whether an agent has the journal open."""
         return is_in_use(self.path / ROUNDS)

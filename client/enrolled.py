@@ -17,6 +17,8 @@ from tacit.privacy.codec import Message, Reader, Writer
 from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
 
+ENROLMENT = "enrolment"  # the name of its file in an agent's directory
+
 
 @dataclass(frozen=True)
 class Enrolled(Message):

@@ -15,8 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tacit.client.connection import TurnedAway, Unreachable, check_insecure, pinned
+from tacit.client.connection import (
+    ProxyFailed,
+    TurnedAway,
+    Unreachable,
+    check_insecure,
+    connect,
+    out_of_time,
+    pinned,
+)
 from tacit.client.enrolled import Enrolled
+from tacit.client.proxy import Proxy
 from tacit.models.enrolment import (
     AUTHORITIES_PATH,
     AUTHORITY_PATH,
@@ -40,7 +49,6 @@ from tacit.privacy.codec import sha256
 from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import Certificate, Identity
 
-Proxy = tuple[str, int]
 RENEW_BEFORE = 1 / 3  # of a certificate's life
 
 
@@ -184,7 +192,7 @@ def renew(
 def refresh(
     enrolled: Enrolled, *, proxy: Proxy | None = None, insecure: bool = False, seconds: float = 20.0
 ) -> Enrolled:
-    """Ask which TLS authorities to trust from now on, and return what to keep; to be called at each start and daily.
+    """Ask which TLS authorities to trust from now on, and return what to keep; to be called now and then.
 
     Raises:
         InputError: the coordinator's certificate is of none of those that are trusted.
@@ -195,7 +203,14 @@ def refresh(
     return enrolled if authorities == enrolled.authorities else replace(enrolled, authorities=authorities)
 
 
-def leave(enrolled: Enrolled, member: Identity, *, proxy: Proxy | None = None, seconds: float = 20.0) -> None:
+def leave(
+    enrolled: Enrolled,
+    member: Identity,
+    *,
+    proxy: Proxy | None = None,
+    insecure: bool = False,
+    seconds: float = 20.0,
+) -> None:
     """Tell the coordinator that a member takes part no longer; it may be told again.
 
     Raises:
@@ -205,17 +220,12 @@ def leave(enrolled: Enrolled, member: Identity, *, proxy: Proxy | None = None, s
     """
     host, port = enrolled.address
     request = LeaveRequest(member.public_key, enrolled.certificate.serial).signed(member)
-    status, content = _ask(Line(host, port, proxy, seconds), enrolled.tls, "POST", LEAVE_PATH, request.encode())
+    line = Line(host, port, proxy, seconds, insecure)
+    status, content = _ask(line, enrolled.tls, "POST", LEAVE_PATH, request.encode())
     if status == 403:
         raise TurnedAway(status, _reason(status, content))
     if status != 200:
         raise Unreachable(f"the coordinator answers {_reason(status, content)}")
-
-
-def renewal_due(enrolled: Enrolled, now: float) -> bool:
-    """Return whether to renew: when less than a third of a certificate's life is left."""
-    left = enrolled.certificate.expires_at - now
-    return left < RENEW_BEFORE * enrolled.federation.certificate_seconds
 
 
 def fetch_authority(line: Line, sha256_wanted: bytes) -> bytes:
@@ -320,15 +330,20 @@ def _ask(
     if line.proxy is not None:
         connection.set_tunnel(line.host, line.port)
     try:
+        connect(connection, line.proxy)
         connection.request(method, path, content, {"content-type": "application/octet-stream"})
         response = connection.getresponse()
         answer = response.read(LARGEST_REPLY + 1)
     except ssl.SSLCertVerificationError as error:
+        if (told := out_of_time(error)) is not None:
+            raise InputError(told, where=f"{line.host}:{line.port}", right="check this machine's clock") from None
         raise InputError(
             f"shows a certificate that its authority did not issue for this name ({error.verify_message})",
             where=f"{line.host}:{line.port}",
             right="ask the operator",
         ) from None
+    except ProxyFailed as error:
+        raise Unreachable(str(error)) from None
     except (OSError, http.client.HTTPException) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise Unreachable(f"{line.host}:{line.port}: {what}") from None

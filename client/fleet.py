@@ -29,7 +29,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from tacit.client.app import instruction_from, reply_records
-from tacit.client.connection import Connection, TurnedAway, Unreachable
+from tacit.client.connection import Connection, TurnedAway, Unreachable, is_news
 from tacit.models.messages import Instruction, Reply
 
 _LOG = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ class Resident:
             payloads = self._connection.pull(wait)
         except Unreachable as error:
             self._pause(f"the coordinator cannot be reached: {error}")
+            self._connection = self._connect()  # where it is, and whom to trust for it, may have changed
             return
         except TurnedAway as error:
             self._pause(f"the coordinator turned the agent away: {error}", self._pace.turned_away_pause)
@@ -217,9 +218,9 @@ class Resident:
             thread.join()
 
     def _pause(self, why: str, least: float = 0.0) -> None:
-        if why != self._standing.trouble and not self._stopped.is_set():
+        if is_news(why, self._standing.trouble) and not self._stopped.is_set():
             _LOG.warning("%s; trying again", why)
-            self._standing = replace(self._standing, trouble=why)
+        self._standing = replace(self._standing, trouble=why)
         longest = min(self._pace.first_pause * 2**self._failures, self._pace.longest_pause)
         self._failures = min(self._failures + 1, 30)
         self._stopped.wait(self._draw(0.3, 1.0) * max(longest, least))

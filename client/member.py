@@ -8,21 +8,19 @@ import time
 import torch
 
 from tacit.client.agent import Agent
-from tacit.client.connection import Address, Connection
+from tacit.client.connection import Connection
 from tacit.client.consent import Consent
 from tacit.client.directory import AgentDirectory
-from tacit.client.enrolled import Enrolled, read_enrolled
-from tacit.client.enrolment import refresh, renew, renewal_due
+from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled
 from tacit.client.fleet import Resident
 from tacit.client.holdings import SourceHoldings
 from tacit.client.journal import AgentJournal
 from tacit.client.masked import Membership
 from tacit.client.training import Workbench
+from tacit.client.upkeep import Upkeep, ended, has_ended
 from tacit.models.errors import InputError
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.privacy.secagg.policy import Policy as RoundPolicy
-
-ENROLMENT = "enrolment"
 
 
 def enrolment_of(directory: AgentDirectory) -> Enrolled:
@@ -36,25 +34,9 @@ def enrolment_of(directory: AgentDirectory) -> Enrolled:
         raise InputError(
             "is no member of a federation yet", where=f"agent {directory.path}", right="tacit agent enrol --token TOKEN"
         )
+    if ended(enrolled.certificate, time.time()):
+        raise InputError(has_ended(enrolled.certificate), where=f"agent {directory.path}")
     return enrolled
-
-
-def refreshed(directory: AgentDirectory, enrolled: Enrolled, *, insecure: bool = False) -> Enrolled:
-    """Return the enrolment as the coordinator has it now, renewed where its certificate is soon to end.
-
-    Args:
-        directory: the agent's.
-        enrolled: what it keeps so far.
-        insecure: do without TLS, which only an address of the loopback may.
-
-    Raises:
-        Unreachable, TurnedAway: the coordinator cannot be asked, or says no; what is kept still holds.
-    """
-    proxy = directory.settings.proxy_address
-    current = refresh(enrolled, proxy=proxy, insecure=insecure)
-    if renewal_due(current, int(time.time())):
-        current = renew(current, directory.identity, proxy=proxy, insecure=insecure)
-    return current
 
 
 def member(
@@ -102,23 +84,15 @@ def member(
     return agent
 
 
-def resident(
-    directory: AgentDirectory, enrolled: Enrolled, agent: Agent, journal: AgentJournal, *, insecure: bool = False
-) -> Resident:
+def resident(directory: AgentDirectory, upkeep: Upkeep, agent: Agent, journal: AgentJournal) -> Resident:
     """Return the loop that asks the coordinator for messages and has the agent answer them.
 
     It ends by itself once the journal can be written no more: whoever starts the agent again opens it anew.
 
     Args:
         directory: the agent's.
-        enrolled: what it keeps of its enrolment.
+        upkeep: knows where the coordinator is, and whom to trust for it.
         agent: answers.
         journal: the agent's.
-        insecure: do without TLS.
-
-    Raises:
-        InputError: it is to do without TLS, and the coordinator is not at an address of the loopback.
     """
-    host, port = enrolled.address
-    address = Address(host, port, None if insecure else enrolled.tls, directory.settings.proxy_address)
-    return Resident(lambda: Connection(address, directory.identity), agent, able=lambda: journal.usable)
+    return Resident(lambda: Connection(upkeep.address, directory.identity), agent, able=lambda: journal.usable)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tomllib
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from tacit.client.proxy import DIRECT, read_proxy
 from tacit.models.errors import InputError
 from tacit.models.recipe import Section
 from tacit.models.spelling import nearest
@@ -28,7 +28,14 @@ class Settings(Section):
         default=0, ge=0, le=1024, description="Threads that training may use; 0 for as many as there are."
     )
     proxy: str = Field(
-        default="", description="The HTTPS proxy that leads to the coordinator, as in http://proxy.example:3128."
+        default="",
+        description="The HTTPS proxy that leads to the coordinator, as in http://proxy.example:3128; none for a direct "
+        "way; empty for what the environment's HTTPS_PROXY and NO_PROXY say.",
+    )
+    organisation_key: str = Field(
+        default="",
+        description="The file of the organisation's key, so that certificates renew by themselves; empty for a member "
+        "of its own, or where the organisation keeps its key elsewhere.",
     )
 
     @field_validator("name")
@@ -43,19 +50,14 @@ class Settings(Section):
     @field_validator("proxy")
     @classmethod
     def _usable_proxy(cls, proxy: str) -> str:
-        if proxy and _proxy_address(proxy) is None:
-            raise PydanticCustomError("proxy", "write http://HOST:PORT")
+        if proxy not in ("", DIRECT) and read_proxy(proxy) is None:
+            raise PydanticCustomError("proxy", "write http://HOST:PORT, or none")
         return proxy
 
     @property
     def own_device(self) -> str | None:
         """Return the device that the owner has chosen, as `Workbench` takes it; None for the recipe's."""
         return None if self.device == "recipe" else self.device
-
-    @property
-    def proxy_address(self) -> tuple[str, int] | None:
-        """Return host and port of the proxy; None for a direct way."""
-        return _proxy_address(self.proxy) if self.proxy else None
 
 
 def parse_settings(text: str, *, where: str) -> Settings:
@@ -87,13 +89,3 @@ def default_settings_toml(name: str) -> str:
         value = name if key == "name" else field.get_default()
         lines += ["", f"# {field.description}", f"{key} = {json.dumps(value)}"]
     return "\n".join(lines) + "\n"
-
-
-def _proxy_address(proxy: str) -> tuple[str, int] | None:
-    try:
-        found = urlsplit(proxy)
-        host, port = found.hostname, found.port
-    except ValueError:
-        return None
-    plain = found.path in ("", "/") and not (found.query or found.fragment or found.username or found.password)
-    return (host, port) if found.scheme == "http" and host and port and plain else None

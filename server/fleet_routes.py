@@ -83,6 +83,7 @@ class FleetRoutes:
         revoked: says whether a public key was taken back, as far as this process has been told.
         refusal: says why the holder of a public key may not take part, None if it may; it may take a moment.
         limits: what one request may take.
+        names: of the nodes, for the log.
         clock: seconds since 1970.
     """
 
@@ -95,6 +96,7 @@ class FleetRoutes:
         revoked: Callable[[bytes], bool],
         refusal: Callable[[bytes], str | None],
         limits: Limits,
+        names: Mapping[int, str],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Start threads for what would hold the event loop up."""
@@ -107,6 +109,8 @@ class FleetRoutes:
         self._clock = clock
         self.seen: dict[int, float] = {}  # when a node last asked for anything, in seconds since 1970
         self._asked: Counter[int] = Counter()
+        self._names = names
+        self._apart: set[bytes] = set()  # whose clocks are far from this one
         self._closed = False
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="fleet")
 
@@ -139,12 +143,22 @@ class FleetRoutes:
             raise Refusal(401, "this key is not enrolled")
         if not verify(envelope.public_key, LABEL, envelope.statement(scope["path"]), envelope.signature):
             raise Refusal(401, "the signature is wrong")
-        if abs(apart := envelope.time - self._clock()) > CLOCK_TOLERANCE:
-            behind = "behind" if apart < 0 else "ahead of"
-            raise Refusal(401, f"the agent's clock is {abs(apart):.0f} s {behind} the coordinator's")
+        self._check_clock(envelope.time - self._clock(), envelope.public_key, node)
         if revoked:
             raise Refusal(403, "this key was revoked")
         scope[NODE], scope[KEY] = (node, envelope), envelope.public_key
+
+    def _check_clock(self, apart: float, public_key: bytes, node: int | None) -> None:
+        """Refuse a clock that is far from this one, and say so here too: once, until it is right again."""
+        if abs(apart) <= CLOCK_TOLERANCE:
+            self._apart.discard(public_key)
+            return
+        told = f"{abs(apart):.0f} s {'behind' if apart < 0 else 'ahead of'} the coordinator's"
+        if public_key not in self._apart:
+            self._apart.add(public_key)
+            name = self._names.get(node or 0, public_key.hex()[:12])
+            _LOG.warning("%s is turned away: its clock is %s", name, told)
+        raise Refusal(401, f"the agent's clock is {told}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of somebody who was admitted."""

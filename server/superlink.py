@@ -104,6 +104,7 @@ class SuperLink:
             self._mailbox,
             revoked=self._revoked.__contains__,
             refusal=self._why_not,
+            names=self._names,
             limits=self._limits,
         )
         gate = Gate(

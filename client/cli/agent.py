@@ -14,6 +14,7 @@ COMMANDS: Table = {
     "org-key": ("tacit.client.cli.agent", "org_key", "Make an organisation's key, or show it."),
     "enrol": ("tacit.client.cli.start", "enrol", "Become a member of a federation, with an invitation."),
     "start": ("tacit.client.cli.start", "start", "Take part until told to stop."),
+    "renew": ("tacit.client.cli.renew", "renew", "Have the certificate renewed now."),
     "leave": ("tacit.client.cli.leave", "leave", "Take part no longer; ledger and account stay."),
     "data": ("tacit.client.cli.agent", "data", "Say which data the agent may use."),
     "policy": ("tacit.client.cli.agent", "policy", "Show what the agent does for a coordinator, and try it."),

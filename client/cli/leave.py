@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from tacit.client.cli.options import dir_option
+from tacit.client.cli.options import dir_option, insecure_option, warn_insecure
 from tacit.models.errors import InputError
 
 NO_MEMBER = ("revoked", "not-a-member")  # why the coordinator refuses to let somebody go that it does not have
@@ -14,8 +15,9 @@ NO_MEMBER = ("revoked", "not-a-member")  # why the coordinator refuses to let so
 
 @click.command()
 @click.option("--offline", is_flag=True, help="Forget the federation here, without telling the coordinator.")
+@insecure_option
 @dir_option
-def leave(offline: bool, path: Path) -> None:
+def leave(offline: bool, insecure: bool, path: Path) -> None:
     """Take part no longer: the coordinator is told, and the enrolment is removed. Ledger and account stay.
 
     The agent must be stopped first. Its key comes back only with a new invitation.
@@ -24,11 +26,13 @@ def leave(offline: bool, path: Path) -> None:
     """
     from tacit.client.connection import TurnedAway, Unreachable
     from tacit.client.directory import AgentDirectory
-    from tacit.client.enrolled import forget_enrolled, read_enrolled
+    from tacit.client.enrolled import ENROLMENT, forget_enrolled, read_enrolled
     from tacit.client.enrolment import leave as tell
     from tacit.client.lines import InUse
-    from tacit.client.member import ENROLMENT
+    from tacit.client.proxy import proxy_to
 
+    if insecure:
+        warn_insecure()
     directory = AgentDirectory.open(path)
     try:
         journal = directory.journal()
@@ -42,7 +46,8 @@ def leave(offline: bool, path: Path) -> None:
         name, federation, told = enrolled.certificate.client, enrolled.federation.name, "not told"
         if not offline:
             try:
-                tell(enrolled, directory.identity, proxy=directory.settings.proxy_address)
+                proxy = proxy_to(enrolled.address[0], directory.settings.proxy, os.environ)
+                tell(enrolled, directory.identity, proxy=proxy, insecure=insecure)
                 told = "told"
             except (TurnedAway, Unreachable) as error:
                 if str(error).partition(":")[0] in NO_MEMBER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -34,9 +35,9 @@ def enrol(token: str | None, organisation_key: Path | None, insecure: bool, path
     """
     from tacit.client.connection import TurnedAway, Unreachable
     from tacit.client.directory import AgentDirectory
-    from tacit.client.enrolled import write_enrolled
+    from tacit.client.enrolled import ENROLMENT, write_enrolled
     from tacit.client.enrolment import enrol as enrol_with
-    from tacit.client.member import ENROLMENT
+    from tacit.client.proxy import proxy_to
     from tacit.models.invitation import Invitation
     from tacit.models.key_file import read_identity
 
@@ -53,7 +54,7 @@ def enrol(token: str | None, organisation_key: Path | None, insecure: bool, path
             invitation,
             directory.identity,
             organisation=organisation,
-            proxy=directory.settings.proxy_address,
+            proxy=proxy_to(invitation.address[0], directory.settings.proxy, os.environ),
             insecure=insecure,
         )
     except (Unreachable, TurnedAway) as error:
@@ -81,10 +82,9 @@ def start(data: str | None, insecure: bool, path: Path) -> None:
     Example: tacit agent start --data patients
     """
     from tacit.client.cli.tried import only_set
-    from tacit.client.connection import TurnedAway, Unreachable
     from tacit.client.directory import AgentDirectory
-    from tacit.client.enrolled import write_enrolled
-    from tacit.client.member import ENROLMENT, enrolment_of, member, refreshed, resident
+    from tacit.client.member import enrolment_of, member, resident
+    from tacit.client.upkeep import Upkeep
 
     if insecure:
         warn_insecure()
@@ -92,20 +92,15 @@ def start(data: str | None, insecure: bool, path: Path) -> None:
     directory = AgentDirectory.open(path)
     name = data or only_set(directory)
     enrolled = enrolment_of(directory)
-    try:
-        enrolled = refreshed(directory, enrolled, insecure=insecure)
-    except (Unreachable, TurnedAway) as error:
-        click.echo(f"the coordinator was not asked for news: {error}", err=True)
-    try:
-        write_enrolled(directory.path / ENROLMENT, enrolled)
-    except InputError as error:  # what was kept still is, and still holds
-        click.echo(str(error), err=True)
     with directory.journal() as journal:
         journal.audit.append("policy-read", sha256=hashlib.sha256(directory.policy_text().encode()).hexdigest())
-        loop = resident(directory, enrolled, member(directory, enrolled, name, journal), journal, insecure=insecure)
+        agent = member(directory, enrolled, name, journal)
+        upkeep = Upkeep(directory, enrolled, agent.renewed, insecure=insecure)
+        loop = resident(directory, upkeep, agent, journal)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: loop.stop())
         click.echo(f"{enrolled.certificate.client} takes part in {enrolled.federation.name} with {name}", err=True)
-        loop.run()
+        with upkeep.running():
+            loop.run()
         if not journal.usable:
             raise click.ClickException("what must not be lost could not be written to the disk; start the agent again")

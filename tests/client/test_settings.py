@@ -2,6 +2,7 @@
 
 import pytest
 
+from tacit.client.proxy import read_proxy
 from tacit.client.settings import Settings, default_settings_toml, parse_settings
 from tacit.models.errors import InputError
 
@@ -40,8 +41,8 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(line: str, why: str) ->
 
 def test_a_proxy_is_a_host_and_a_port() -> None:
     proxied = parse_settings("name = 'a'\nproxy = 'http://proxy.example:3128/'", where="x")
-    assert proxied.proxy_address == ("proxy.example", 3128)
-    assert Settings(name="a").proxy_address is None
+    assert read_proxy(proxied.proxy) == ("proxy.example", 3128)
+    assert Settings(name="a").proxy == "" and Settings(name="a", proxy="none").proxy == "none"
 
 
 def test_an_owner_who_names_a_device_is_obeyed_and_one_who_does_not_leaves_it_to_the_recipe() -> None:

@@ -14,8 +14,7 @@ import pytest
 from tacit.__main__ import run as tacit
 from tacit.client.connection import Address, Connection, TurnedAway
 from tacit.client.directory import AgentDirectory, init
-from tacit.client.enrolled import Enrolled, read_enrolled
-from tacit.client.member import ENROLMENT
+from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled
 from tacit.server.coordinator_directory import CoordinatorDirectory, create
 from tacit.server.enrolment_routes import EnrolmentRoutes
 from tacit.server.membership import Membership, invite

@@ -1,0 +1,145 @@
+"""Over real TLS an agent that is left alone stays a member: certificates follow each other, and so do authorities."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tacit.client.agent import Agent
+from tacit.client.connection import Connection
+from tacit.client.directory import AgentDirectory, init
+from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled, write_enrolled
+from tacit.client.enrolment import enrol
+from tacit.client.fleet import Pace, Resident
+from tacit.client.member import member
+from tacit.client.register import new_data_set
+from tacit.client.upkeep import Care, Upkeep
+from tacit.server.coordinator_directory import CoordinatorDirectory, create, open_directory
+from tacit.server.enrolment import Registrar
+from tacit.server.enrolment_routes import EnrolmentRoutes
+from tacit.server.membership import Membership, invite
+from tacit.server.store import Store, open_store
+from tacit.server.superlink import SuperLink, TlsFiles
+from tacit.server.tls_rotation import announce, switch
+
+LIFE = 9  # seconds that a certificate lasts
+
+
+def until(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@dataclass
+class Hub:
+    """A coordinator whose certificates last for seconds, and which can start again."""
+
+    path: Path
+    store: Store
+    port: int = 0
+    links: list[SuperLink] = field(default_factory=list)
+
+    @property
+    def directory(self) -> CoordinatorDirectory:
+        return open_directory(self.path, datetime.now(UTC))
+
+    def up(self) -> SuperLink:
+        directory = self.directory
+        registrar = Registrar(
+            directory.settings.federation, directory.authority, directory.coordinator.public_key, LIFE
+        )
+        self.membership = Membership(self.store, registrar)
+        routes = EnrolmentRoutes(
+            self.membership,
+            directory.ca_der,
+            authorities=directory.authorities,
+            enrolled=lambda certificate: self.membership.bring(link),
+        )
+        tls = TlsFiles(directory.server_certificate, directory.server_key)
+        link = SuperLink(port=self.port, tls=tls, enrolment=routes, enrolment_prefix="/v1/enrol/")
+        self.membership.bring(link)
+        link.start()
+        self.port = link.address[1]
+        self.links.append(link)
+        return link
+
+    def enrol(self, agent: AgentDirectory) -> Enrolled:
+        invitation = invite(
+            self.store, url=f"https://127.0.0.1:{self.port}", ca_der=self.directory.ca_der, name="north",
+            expires_at=int(time.time()) + 60, actor="a test",
+        )  # fmt: skip
+        enrolled = enrol(invitation, agent.identity)
+        write_enrolled(agent.path / ENROLMENT, enrolled)
+        return enrolled
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    create(tmp_path / "hub", datetime.now(UTC), federation="hospitals")
+    with open_store(str(tmp_path / "hub" / "tacit.db")) as store:
+        made = Hub(tmp_path / "hub", store)
+        made.up()
+        yield made
+        for link in made.links:
+            link.stop()
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> AgentDirectory:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,y\n1,0\n2,1\n")
+    return init(tmp_path / "north", "north").add_data("patients", new_data_set(f"csv:{rows}", label="y"), {})
+
+
+def shown(agent: Agent) -> int:
+    """Return the serial of the certificate that an agent would show with its next offer."""
+    assert agent._member is not None
+    return agent._member.membership.certificate.serial
+
+
+@pytest.mark.slow
+def test_certificates_that_last_seconds_follow_each_other_while_the_agent_runs(hub: Hub, owner: AgentDirectory) -> None:
+    first = hub.enrol(owner)
+    with owner.journal() as journal:
+        agent = member(owner, first, "patients", journal)
+        care = Upkeep(owner, first, agent.renewed, care=Care(nap=0.2))
+        with care.running():
+            until(lambda: shown(agent) >= first.certificate.serial + 2)
+            assert time.time() < care.enrolled.certificate.expires_at
+            kept = read_enrolled(owner.path / ENROLMENT, owner.identity)
+            assert kept is not None and kept.certificate.serial >= first.certificate.serial + 2
+            certificate = hub.membership.taking_part()["north"]
+            assert certificate.serial >= first.certificate.serial + 2
+
+
+def test_a_running_agent_learns_a_new_authority_and_is_there_after_the_switch(hub: Hub, owner: AgentDirectory) -> None:
+    enrolled = hub.enrol(owner)
+    care = Upkeep(owner, enrolled, care=Care(news=0.5, nap=0.1))
+    with owner.journal() as journal:
+        agent = member(owner, enrolled, "patients", journal)
+        pace = Pace(wait=2.0, first_pause=0.05, longest_pause=0.2)
+        loop = Resident(lambda: Connection(care.address, owner.identity), agent, pace=pace)
+        thread = threading.Thread(target=loop.run, daemon=True)
+        thread.start()
+        try:
+            with care.running():
+                until(lambda: hub.links[0].presence()["north"].online)
+                coming = announce(hub.path, "hospitals", datetime.now(UTC))
+                until(lambda: coming in care.enrolled.authorities)
+                switch(hub.path)
+                hub.links[0].stop()
+                again = hub.up()
+                until(lambda: again.presence()["north"].online)
+                until(lambda: care.enrolled.authorities == (coming,))
+                until(lambda: loop.standing.trouble == "")
+        finally:
+            loop.stop()
+            thread.join(10)
