@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -156,7 +157,7 @@ class Coordinator:
         self.pause(RETRY_SECONDS)
 
     def _one(self, path: Path) -> None:
-        name, failed = path.stem, path.with_suffix(FAILED)
+        name = path.stem
         try:
             summary = self.train(load_recipe(path), name)
         except Stopped:
@@ -166,7 +167,7 @@ class Coordinator:
             raise
         except (InputError, RunFailed, PrivacyError) as error:
             _LOG.error("%s was not trained: %s", name, error)
-            path.rename(failed)
+            _put_aside(path)
         except Exception as error:
             self._failures[name] += 1
             # The kind and the place alone: what an exception says may be anything.
@@ -176,11 +177,11 @@ class Coordinator:
             if self._failures[name] < TRIES:
                 self.pause(RETRY_SECONDS)
                 return
-            path.rename(failed)
+            _put_aside(path)
         else:
             what = "evaluated" if "evaluation" in summary else "model"
             _LOG.info(f"{what:<12}%(name)s version %(version)d", summary["model"])
-            path.unlink()
+            path.unlink(missing_ok=True)
         forget_stop(self.directory.path, name)
 
     def train(self, recipe: Recipe, name: str) -> dict[str, Any]:
@@ -220,7 +221,7 @@ class Coordinator:
         parameters, phases = check_network(purpose.plan), kept.phases(masking.memory)
         enough = partial(fewest_clients, recipe, masking, parameters)
         if begun is None:
-            clients = self._gather(recipe, self.wait_seconds)
+            clients = self._gather(recipe, self.wait_seconds, stop=partial(self._asked_to_stop, name))
             check_cohorts(recipe, masking, clients, parameters)
             check_promise(recipe, clients, parameters)
             # What a process left that ended before the store knew of the run: nobody was asked for anything.
@@ -268,7 +269,13 @@ class Coordinator:
     def _asked_to_stop(self, name: str) -> str:
         return "stopped by hand" if is_to_stop(self.directory.path, name) else ""
 
-    def _gather(self, recipe: Recipe, patience: float, enough: Callable[[int], int] | None = None) -> int:
+    def _gather(
+        self,
+        recipe: Recipe,
+        patience: float,
+        enough: Callable[[int], int] | None = None,
+        stop: Callable[[], str] = lambda: "",
+    ) -> int:
         """Wait until as many members are there as a round needs, and return how many.
 
         Args:
@@ -276,9 +283,10 @@ class Coordinator:
             patience: seconds after which fewer will do, if rounds can be made of them.
             enough: the fewest of so many that rounds can be made of, for a run that has begun: it waits for these as
                 long as it takes. None for one that has not: it fails when the patience ends.
+            stop: asked again and again: why a run that has not begun is not to begin; empty to go on.
 
         Raises:
-            RunFailed: they did not come in time.
+            RunFailed: they did not come in time, or the run was stopped before it began.
             Stopped: the coordinator is to stop.
         """
         needed = recipe.training.cohort or max(recipe.secure_aggregation.min_cohort, recipe.population.clients or 0)
@@ -288,6 +296,8 @@ class Coordinator:
             there = len(self._there())
             if there >= needed:
                 return there
+            if asked := stop():
+                raise RunFailed(asked)
             if time.monotonic() > begun + patience:
                 if enough is None:
                     raise RunFailed(f"{there} of {needed} clients were there after {patience:g} s")
@@ -324,3 +334,9 @@ class Coordinator:
                 _LOG.warning("round %-5d client %s: %s (%s)", report.number, one.client, one.outcome, one.reason)
         if not report.committed:
             self._gather(recipe, min(recipe.training.deadline_seconds, RECONNECT_SECONDS), enough)
+
+
+def _put_aside(path: Path) -> None:
+    """Take a recipe out of the queue and keep it, unless somebody has removed it by now."""
+    with suppress(FileNotFoundError):
+        path.rename(path.with_suffix(FAILED))

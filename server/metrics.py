@@ -146,6 +146,14 @@ def _going(going: Going) -> Iterator[Metric]:
     yield _gauge("tacit_run_rounds_committed", "Rounds that are part of the model.", going.rounds_committed, **named)
     if going.rounds is not None:
         yield _gauge("tacit_run_rounds", "Rounds that the run is to have.", going.rounds, **named)
+    if (phase := going.phase) is not None and phase.since is not None:
+        yield _gauge(
+            "tacit_run_phase_begun_seconds",
+            "When the exchange that is under way was announced, in seconds since 1970.",
+            phase.since.timestamp(),
+            exchange=phase.exchange,
+            **named,
+        )
     if going.last is not None:
         yield _gauge("tacit_run_last_attempt_seconds", "How long the newest attempt took.", going.last.seconds, **named)
     if (spent := going.privacy) is not None:

@@ -18,6 +18,7 @@ from tacit.privacy.terms import Unit
 from tacit.server.enrolment import taking_part
 from tacit.server.run_queue import FAILED, Queued, is_to_stop, queued
 from tacit.server.store import RoundRecord, RunRecord, Store
+from tacit.server.store.records import PhaseRecord
 from tacit.server.up_file import Up, read_up
 
 RECENT = 8
@@ -39,6 +40,25 @@ class Missing:
     client: str
     outcome: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Which exchange of the round is under way.
+
+    Attributes:
+        exchange: its name.
+        asked: how many clients it asks.
+        cohort: how many the round has asked.
+        since: when it was announced.
+        missing: those that the round has lost by then.
+    """
+
+    exchange: str
+    asked: int
+    cohort: int
+    since: datetime | None
+    missing: tuple[Missing, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,7 @@ class Going:
         since: when it began.
         rounds_committed, rounds: how many are part of the model, and how many there are to be.
         round, attempt: what is being tried now.
+        phase: how far that has come; None between two rounds.
         stopping: whether it was asked to end after the round that is going.
         metrics: of the newest committed round.
         privacy: None without a promise, or before anything was reserved.
@@ -97,6 +118,7 @@ class Going:
     rounds: int | None
     round: int
     attempt: int
+    phase: Phase | None
     stopping: bool
     metrics: Mapping[str, float]
     privacy: Spending | None
@@ -110,7 +132,7 @@ class Ended:
     Attributes:
         run, recipe: their names.
         status: finished, stopped, failed or interrupted.
-        reason: why, where it did not just finish.
+        reason: why, where it did not just come to its last round.
         rounds_committed: how many are part of the model.
         ended_at: when.
         model: what was registered, as in ward@3; empty for nothing.
@@ -248,7 +270,12 @@ def read_going(directory: Path, record: RunRecord, store: Store, ledgers: Ledger
     except InputError:  # of another version
         recipe = None
     newest, last = store.last_committed_round(record.run), store.last_attempt(record.run)
-    number = newest.number + 1 if newest else 0
+    phase = store.phase(record.run)
+    if phase is not None and phase.exchange:
+        number, attempt = phase.number, phase.attempt
+    else:
+        phase, number = None, newest.number + 1 if newest else 0
+        attempt = store.next_attempt(record.run, number)
     return Going(
         run=record.run,
         recipe=record.recipe_name,
@@ -256,11 +283,23 @@ def read_going(directory: Path, record: RunRecord, store: Store, ledgers: Ledger
         rounds_committed=record.rounds_committed,
         rounds=recipe.training.rounds if recipe else None,
         round=number,
-        attempt=store.next_attempt(record.run, number),
+        attempt=attempt,
+        phase=_phase(phase) if phase else None,
         stopping=is_to_stop(directory, record.run),
         metrics=newest.metrics if newest else {},
         privacy=ledgers.spending(record.run, recipe) if recipe else None,
         last=_attempt(last) if last else None,
+    )
+
+
+def _phase(record: PhaseRecord) -> Phase:
+    gone = record.progress.get("gone", ())
+    return Phase(
+        exchange=record.exchange,
+        asked=len(record.progress.get("asked", ())),
+        cohort=len(record.progress.get("cohort", ())),
+        since=record.announced_at,
+        missing=tuple(Missing(one["client"], one["outcome"], one["reason"]) for one in gone),
     )
 
 
@@ -288,7 +327,7 @@ def _ended(record: RunRecord) -> Ended:
         run=record.run,
         recipe=record.recipe_name,
         status=record.status,
-        reason=record.reason,
+        reason=record.reason or str(summary.get("stopped") or ""),
         rounds_committed=record.rounds_committed,
         ended_at=record.finished_at or record.updated_at,
         model="{name}@{version}".format_map(model) if isinstance(model, Mapping) and "version" in model else "",

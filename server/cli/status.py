@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from tacit.printing import Format, cell, format_option, print_json
 from tacit.server.cli.directory import dir_option, now, opened
 from tacit.server.run_queue import Queued
-from tacit.server.status import Attempt, Ended, Going, Ledgers, Status, read_status
+from tacit.server.status import Attempt, Ended, Going, Ledgers, Missing, Status, read_status
 
 WATCH_SECONDS = 2.0
 PLAIN_WIDTH = 1000  # characters: what is no terminal gets its lines unbroken
@@ -123,6 +123,10 @@ def _run(going: Going, at: datetime, *, up: bool) -> Iterator[tuple[str, Rendera
         title.append("  was broken off, and goes on when the coordinator is up", style="yellow")
     yield "run", title
     yield "round", _progress(going)
+    if (phase := going.phase) is not None:
+        since = f" for {_span(at, phase.since)}" if phase.since else ""
+        yield "phase", Text(f"{cell(phase.exchange)}{since}, asks {phase.asked} of {phase.cohort}")
+        yield from _missing(phase.missing)
     if going.metrics:
         yield "metrics", Text(_figures(going.metrics))
     if (paid := going.privacy) is not None:
@@ -155,11 +159,15 @@ def _last(last: Attempt, at: datetime) -> Iterator[tuple[str, RenderableType]]:
     if not last.committed:
         line.append(f"; failed: {cell(last.reason)}", style="red")
     yield "last", line
-    for one in last.missing[:MOST_MISSING]:
+    yield from _missing(last.missing)
+
+
+def _missing(clients: Sequence[Missing]) -> Iterator[tuple[str, RenderableType]]:
+    for one in clients[:MOST_MISSING]:
         why = f": {cell(one.reason)}" if one.reason else ""
         yield "", Text(f"{cell(one.client)} {one.outcome}{why}", style="yellow")
-    if len(last.missing) > MOST_MISSING:
-        yield "", Text(f"and {len(last.missing) - MOST_MISSING} more", style="yellow")
+    if len(clients) > MOST_MISSING:
+        yield "", Text(f"and {len(clients) - MOST_MISSING} more", style="yellow")
 
 
 def _queue(title: str, listed: Iterable[Queued], at: datetime) -> RenderableType:
@@ -175,7 +183,7 @@ def _ended(listed: Iterable[Ended], at: datetime) -> RenderableType:
             str(one.rounds_committed),
             f"{_span(at, one.ended_at)} ago" if one.ended_at else "",
             cell(one.model),
-            _figures(one.metrics) or cell(one.reason),
+            "; ".join(filter(None, (_figures(one.metrics), cell(one.reason)))),
         )
         for one in listed
     )

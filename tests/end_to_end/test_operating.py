@@ -2,23 +2,23 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from tacit.client.directory import init
-from tacit.client.register import new_data_set
 from tacit.server.cli.status import status
 from tacit.server.up_file import UP_FILE
+
+from .federation import NAMES, POLICY, RECIPE, agent_directory, until, write_rows
 
 
 class Hub:
@@ -51,8 +51,18 @@ class Hub:
         # Within this process, as it is asked again and again and a process takes seconds to start.
         return json.loads(CliRunner().invoke(status, ["--dir", str(self.path / "hub"), "--format", "json"]).output)
 
-    def agent(self, *words: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "tacit", "agent", *words, "--dir", "north"]
+    def figures(self) -> str:
+        with urllib.request.urlopen(self.status()["up"]["metrics"], timeout=30) as answer:
+            text: str = answer.read().decode()
+        return text
+
+    def start_agent(self, name: str, *words: str) -> None:
+        with (self.path / f"{name}.log").open("w") as log:
+            command = [sys.executable, "-m", "tacit", "agent", "start", *words, "--dir", name]
+            self.running.append(subprocess.Popen(command, cwd=self.path, stdout=log, stderr=log, text=True))
+
+    def agent(self, *words: str, name: str = "north", code: int = 0) -> str:
+        command = [sys.executable, "-m", "tacit", "agent", *words, "--dir", name]
         done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120)
         assert done.returncode == code, done
         return done.stdout + done.stderr
@@ -75,13 +85,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
             process.wait(timeout=30)
 
 
-def until(what: Callable[[], bool], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_a_coordinator_is_started_watched_killed_started_again_and_stopped(hub: Hub) -> None:
     assert hub.status()["up"] is None
@@ -90,8 +93,7 @@ def test_a_coordinator_is_started_watched_killed_started_again_and_stopped(hub: 
     assert found["up"]["pid"] == first.pid and not found["up"]["insecure"]
     assert found["url"] == f"https://127.0.0.1:{hub.port}"
     assert f"up in it already (pid {first.pid})" in hub.run("up", "--dir", "hub", code=2)
-    with urllib.request.urlopen(found["up"]["metrics"], timeout=30) as answer:
-        figures = answer.read().decode()
+    figures = hub.figures()
     assert "tacit_clients_enrolled 0.0\n" in figures and 'tacit_runs{status="finished"} 0.0\n' in figures
 
     first.kill()
@@ -113,18 +115,56 @@ def test_without_tls_an_agent_enrols_and_takes_part_over_the_loopback_and_both_s
     assert "INSECURE" in hub.log and hub.status()["up"]["insecure"]
     assert hub.status()["url"] == f"http://127.0.0.1:{hub.port}"
     token = hub.run("invite", "--name", "north", "--dir", "hub").splitlines()[0]
-    directory = init(hub.path / "north", "north")
-    rows = hub.path / "rows.csv"
-    rows.write_text("a,y\n" + "1,yes\n2,no\n" * 20)
-    directory.add_data("patients", new_data_set(f"csv:{rows}", label="y"), os.environ)
+    agent_directory(hub.path / "north", POLICY)
     # An agent that was not told to do without TLS does not.
     assert hub.agent("enrol", "--token", token, code=1)
     assert "INSECURE" in hub.agent("enrol", "--insecure", "--token", token)
-    with (hub.path / "north.log").open("w") as log:
-        command = [sys.executable, "-m", "tacit", "agent", "start", "--insecure", "--dir", "north"]
-        hub.running.append(subprocess.Popen(command, cwd=hub.path, stdout=log, stderr=log, text=True))
+    hub.start_agent("north", "--insecure")
     until(lambda: hub.status()["clients"] == {"enrolled": 1, "online": 1})
     assert "INSECURE" in (hub.path / "north.log").read_text() and "INSECURE" in hub.run("status", "--dir", "hub")
+
+
+@pytest.mark.slow
+def test_a_run_is_watched_and_ended_by_hand_and_one_that_waits_never_begins(hub: Hub) -> None:
+    for name in NAMES:
+        agent_directory(hub.path / name, POLICY)
+    write_rows(hub.path / "public.csv", 60, seed=99)
+    recipe = RECIPE.format(public=hub.path / "public.csv")
+    for setting, longer in (("rounds = 3", "rounds = 500"), ("seconds = 60", "seconds = 300"), ("= 1.5", "= 60.0")):
+        recipe = recipe.replace(setting, longer)
+    (hub.path / "ward.toml").write_text(recipe)
+    hub.up("hub")
+
+    # Nobody is there yet: the first run waits for its clients, and is stopped while it does.
+    first, second, third = (hub.run("start", "ward.toml", "--dir", "hub").split()[-1] for _ in range(3))
+    assert [one["run"] for one in hub.status()["waiting"]] == [first, second, third]
+    assert hub.run("stop", first, "--dir", "hub") == f"{first} does not wait any more\n"
+    until(lambda: f"{first} was not trained: stopped by hand" in hub.log)
+
+    for name in NAMES:
+        token = hub.run("invite", "--name", name, "--dir", "hub").splitlines()[0]
+        hub.agent("enrol", "--token", token, name=name)
+        hub.start_agent(name)
+    until(lambda: (run := hub.status()["run"]) is not None and run["rounds_committed"] >= 2, 300.0)
+    found = hub.status()
+    run = found["run"]
+    assert run["run"] == second and run["rounds"] == 500 and "validation_accuracy" in run["metrics"]
+    assert [one["run"] for one in found["waiting"]] == [third]
+    assert found["clients"] == {"enrolled": 5, "online": 5}
+    assert 0 < run["privacy"]["epsilon_committed"] < run["privacy"]["epsilon_granted"]
+    assert run["last"]["counts"] == {"reported": 5} and run["last"]["committed"]
+    figures = hub.figures()
+    assert f'tacit_run_rounds{{recipe="ward",run="{second}"}} 500.0' in figures
+    assert 'tacit_client_online{client="clinic-0"} 1.0' in figures
+    assert re.search(r'tacit_fleet_requests_total{path="[^"]+pull",status="200"} [1-9]', figures)
+
+    assert hub.run("stop", third, "--dir", "hub") == f"{third} does not wait any more\n"
+    assert "ends after the round that is going" in hub.run("stop", second, "--dir", "hub")
+    until(lambda: hub.status()["run"] is None)
+    ended = hub.status()["recent"]
+    assert [(one["run"], one["reason"], one["model"]) for one in ended] == [(second, "stopped by hand", "ward@1")]
+    assert 2 <= ended[0]["rounds_committed"] < 500
+    assert [path.name for path in (hub.path / "hub/queue").iterdir()] == []
 
 
 @pytest.mark.slow

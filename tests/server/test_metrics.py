@@ -12,22 +12,36 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tacit.server.metrics import FederationCollector, served
 from tacit.server.run_queue import Queued
-from tacit.server.status import Going, Member, Spending, Status
+from tacit.server.status import Going, Member, Phase, Spending, Status
 from tacit.server.store import Figures, StoreUnavailable
 from tacit.server.store.records import PARTICIPATION_OUTCOMES, RUN_STATUSES
 from tacit.server.traffic import GONE, Traffic
 
 NOW = datetime(2026, 3, 14, tzinfo=UTC)
 QUIET = Status("wards", "https://127.0.0.1:9092", None, (), None, (), (), ())
+GOING = Going(
+    run="1-ward",
+    recipe="ward",
+    since=NOW,
+    rounds_committed=6,
+    rounds=20,
+    round=7,
+    attempt=1,
+    phase=Phase("mask", 3, 4, NOW, ()),
+    stopping=False,
+    metrics={"accuracy": 0.5},
+    privacy=Spending("x", 2.5, 8.0, 1e-5),
+    last=None,
+)
 BUSY = Status(
-    "wards",
-    "https://127.0.0.1:9092",
-    None,
-    (Member("north", True, NOW), Member('so"uth\n', False, None)),
-    Going("1-ward", "ward", NOW, 6, 20, 7, 1, False, {"accuracy": 0.5}, Spending("x", 2.5, 8.0, 1e-5), None),
-    (Queued("2-ward", "ward", NOW),),
-    (Queued("0-ward", "ward", NOW), Queued("0-wrong", "", NOW)),
-    (),
+    federation="wards",
+    url="https://127.0.0.1:9092",
+    up=None,
+    members=(Member("north", True, NOW), Member('so"uth\n', False, None)),
+    going=GOING,
+    waiting=(Queued("2-ward", "ward", NOW),),
+    put_aside=(Queued("0-ward", "ward", NOW), Queued("0-wrong", "", NOW)),
+    recent=(),
 )
 FIGURES = Figures(
     dict.fromkeys(RUN_STATUSES, 0) | {"running": 1, "failed": 2},
@@ -61,6 +75,7 @@ def test_figures_say_what_the_status_and_the_store_say() -> None:
     assert of(found, "tacit_runs", status="running") == 1 and of(found, "tacit_runs", status="finished") == 0
     assert of(found, "tacit_run_round", **run) == 7 and of(found, "tacit_run_rounds", **run) == 20
     assert of(found, "tacit_run_attempt", **run) == 1 and of(found, "tacit_run_rounds_committed", **run) == 6
+    assert of(found, "tacit_run_phase_begun_seconds", exchange="mask", **run) == NOW.timestamp()
     assert of(found, "tacit_run_epsilon_committed", **run) == 2.5
     assert of(found, "tacit_run_epsilon_granted", **run) == 8
     assert of(found, "tacit_round_seconds_count", outcome="aborted") == 2

@@ -20,8 +20,9 @@ from tacit.server.cli.coordinator import coordinator
 from tacit.server.cli.status import shown
 from tacit.server.coordinator_lock import held
 from tacit.server.run_queue import QUEUE, ask_to_stop
-from tacit.server.status import Ledgers, Status, read_status
+from tacit.server.status import Ledgers, Missing, Phase, Status, read_status
 from tacit.server.store import NewClient, NewInvitation, NewRun, Participation, RoundRecord, Store, open_store
+from tacit.server.store.records import PhaseRecord
 from tacit.server.up_file import UP_FILE, Client, Up
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -169,6 +170,26 @@ def test_a_run_that_is_going_shows_its_round_its_figures_and_why_the_last_attemp
     assert "clinic-2 refused: noise-floor: [red]less[/red] than 9" in page and "\x1b" not in page
 
 
+def test_the_exchange_that_is_under_way_is_shown_until_the_attempt_is_over(tmp_path: Path, store: Store) -> None:
+    run = add_run(store)
+    store.commit_round(run, COMMITTED)
+    gone = [{"client": "clinic-3", "outcome": "late", "reason": "no answer in time", "exchange": "advertise"}]
+    names = [f"clinic-{at}" for at in range(4)]
+    progress = {"cohort": names, "asked": names[:3], "gone": gone}
+    store.announce_phase(run, PhaseRecord(7, 2, "mask", progress))
+    found = read(tmp_path, store)
+    assert found.going is not None and (found.going.round, found.going.attempt) == (7, 2)
+    assert found.going.phase == Phase(
+        "mask", 3, 4, NOW - timedelta(minutes=5), (Missing("clinic-3", "late", "no answer in time"),)
+    )
+    page = text(found)
+    assert "7 of 20, attempt 3" in page and "mask for 5 min, asks 3 of 4" in page
+    assert "clinic-3 late: no answer in time" in page
+    store.commit_round(run, ABORTED, memory={})
+    found = read(tmp_path, store)
+    assert found.going is not None and (found.going.round, found.going.attempt, found.going.phase) == (7, 1, None)
+
+
 def test_epsilon_is_what_the_ledger_says(tmp_path: Path, store: Store, up: Callable[..., None]) -> None:
     run = add_run(store)
     up()
@@ -239,7 +260,7 @@ def test_the_queue_is_shown_without_the_run_that_is_going(tmp_path: Path, store:
 def test_the_last_runs_are_shown_with_what_came_of_them(tmp_path: Path, store: Store) -> None:
     for name, status in (("1-ward", "finished"), ("2-ward", "stopped")):
         add_run(store, name)
-        summary = {"model": {"name": "ward", "version": 3}, "metrics": {"accuracy": 0.5}}
+        summary = {"model": {"name": "ward", "version": 3}, "metrics": {"accuracy": 0.5}, "stopped": "by hand"}
         store.finish_run(name, summary, status=status)  # type: ignore[arg-type]
     add_run(store, "3-ward")
     store.set_run_status("3-ward", "failed", "3 of 4 clients were there after 600 s")
@@ -250,7 +271,7 @@ def test_the_last_runs_are_shown_with_what_came_of_them(tmp_path: Path, store: S
         ("3-ward", "failed", ""), ("2-ward", "stopped", "ward@3"), ("1-ward", "finished", "ward@3"),
     ]  # fmt: skip
     assert len(found.recent) == 8
-    assert "3 of 4 clients were there after 600 s" in text(found) and "accuracy 0.5" in text(found)
+    assert "3 of 4 clients were there after 600 s" in text(found) and "accuracy 0.5; by hand" in text(found)
 
 
 def test_a_coordinator_without_tls_is_shown_as_that(tmp_path: Path, store: Store, up: Callable[..., None]) -> None:
