@@ -112,9 +112,7 @@ def test_the_name_of_a_run_fits_into_a_message_however_long_the_recipes_is(hub: 
     assert len(name) == LONGEST_NAME
 
 
-@pytest.mark.parametrize(
-    "reason", [InputError("no such label"), RunFailed("nobody came"), BudgetExceeded(9.0, 8.0)]
-)
+@pytest.mark.parametrize("reason", [InputError("no such label"), RunFailed("nobody came"), BudgetExceeded(9.0, 8.0)])
 def test_a_run_that_fails_is_put_aside_and_the_next_has_its_turn(
     hub: Hub, reason: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
