@@ -88,7 +88,8 @@ def start(data: str | None, insecure: bool, path: Path) -> None:
 
     if insecure:
         warn_insecure()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    # By force: what the imports bring has set up a handler of its own, which says nothing below a warning.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     directory = AgentDirectory.open(path)
     name = data or only_set(directory)
     enrolled = enrolment_of(directory)

@@ -38,7 +38,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
     """
     if where is not None and context.get_parameter_source("directory") is ParameterSource.COMMANDLINE:
         raise click.UsageError("the directory is named twice: as DIR and as --dir", context)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopped.set())

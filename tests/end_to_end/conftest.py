@@ -12,6 +12,7 @@ from tacit.__main__ import run
 from tacit.server.store import open_store
 
 from .federation import Command, commands
+from .wards import Commands
 
 RECIPE = """\
 name = "tiny"
@@ -116,3 +117,11 @@ def refused(outcome: Outcome, *words: str) -> None:
     assert line.startswith("error: ")
     for word in words:
         assert word in line
+
+
+@pytest.fixture(scope="session")
+def seeded_commands() -> Iterator[Commands]:
+    """Commands as processes with draws that a test knows; what they need is imported once."""
+    made = Commands()
+    yield made
+    made.close()

@@ -1,23 +1,28 @@
-"""Tacit's commands with draws that a test knows.
+"""Tacit's commands as processes, with draws that a test knows.
 
-    seeded_commands.py RECIPE_SEED coordinator up --dir hub
-    seeded_commands.py RECIPE_SEED agents DIRECTORY...
-
-Both build what the commands build, and give it a `Randomness` by its constructor: the product has no switch for that.
-The draws are those of a simulation whose noise can be repeated. `agents` imports once and parts: a process for each
-directory, whose number it prints and whose words go to `log` in the directory.
+It reads lines of JSON, `{"seed": 11, "words": ["coordinator", "up", "--dir", "hub"], "log": "hub.log"}`, starts a
+process for each and prints its number; everything is imported once. What the commands build gets a `Randomness` by its
+constructor, for which the product has no switch. The draws are those of a simulation whose noise can be repeated.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 
+import torch
+
+from tacit.__main__ import run
+from tacit.client import member
+from tacit.client.cli import start  # noqa: F401 - imported before the processes part, as what follows
+from tacit.client.fleet import Pace
 from tacit.privacy.codec import sha256
 from tacit.privacy.randomness import SeededRandomness
+from tacit.server import enrolment_routes, federation, superlink  # noqa: F401
+from tacit.server.cli import up  # noqa: F401
 from tacit.simulations.noise_source import public_seed
 
 
@@ -40,58 +45,44 @@ class SimulatedDraws:
         return os.urandom(32)
 
 
-def coordinate(draws: SimulatedDraws, words: list[str]) -> None:
-    """Be `tacit coordinator ...`."""
-    from tacit.__main__ import run
-    from tacit.server import federation
-
+def be(seed: int, words: list[str], log: str) -> int:
+    """Run a command in this process with the draws of a seed."""
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    draws = SimulatedDraws(seed)
     federation.Coordinator = partial(federation.Coordinator, randomness=draws)  # type: ignore[misc, assignment]
-    sys.exit(run(["coordinator", *words]))
+    member.member = partial(member.member, randomness=draws)
+    # A coordinator that starts again within a second is found within another one.
+    member.Resident = partial(member.Resident, pace=Pace(longest_pause=0.5))  # type: ignore[misc, assignment]
+    return run(words)
 
 
-def take_part(draws: SimulatedDraws, directories: list[str]) -> None:
-    """Be `tacit agent start`, for each directory in a process of its own; end all of them at SIGTERM."""
-    import flwr.app  # noqa: F401 - imported before the processes part
-    import torch
-
-    from tacit.__main__ import run
-    from tacit.client import member
-    from tacit.client.cli import start  # noqa: F401
-
+def main() -> None:
+    """Read what to start, one a line, until there is no more; then end what still runs."""
     torch.set_num_threads(1)
-    member.member = partial(member.member, randomness=draws)  # type: ignore[assignment]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has ended is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     children = []
-    for directory in directories:
+    for line in sys.stdin:
         child = os.fork()
         if not child:
-            log = os.open(Path(directory) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
             code = 1
             try:
-                code = run(["agent", "start", "--dir", directory])
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.close(0)
+                code = be(**json.loads(line))
             finally:
+                sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
         children.append(child)
         print(child, flush=True)
-
-    def end(number: int, frame: object) -> None:
-        for child in children:
-            try:
-                os.kill(child, signal.SIGTERM)
-            except ProcessLookupError:  # the test has killed it
-                continue
-
-    signal.signal(signal.SIGTERM, end)
     for child in children:
-        os.waitpid(child, 0)
-
-
-def main() -> None:
-    """See the top of the file."""
-    seed, what, *words = sys.argv[1:]
-    {"coordinator": coordinate, "agents": take_part}[what](SimulatedDraws(int(seed)), words)
+        try:
+            os.kill(child, signal.SIGTERM)
+        except ProcessLookupError:
+            continue
 
 
 if __name__ == "__main__":

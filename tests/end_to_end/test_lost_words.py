@@ -6,7 +6,6 @@ import http.client
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,84 +13,35 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from tacit.client.fleet import received, sent
 from tacit.models.messages import MASKED_ACTIONS
-from tacit.models.wire import KEY_HEADER, PULL, PUSH, Frames, framed
+from tacit.models.wire import PULL, PUSH, Frames, framed
 from tacit.privacy.codec import sha256
 from tacit.server.population_ledger import read_ledger
 from tacit.server.store import open_store
 
-from .wards import NAMES, Wards, free_port, is_the_same, tensors  # noqa: TID252
+from .exchanges import Exchanges, Step, about, content_of, headers  # noqa: TID252 - tests are no package
+from .wards import NAMES, Commands, Wards, free_port, is_the_same, tensors  # noqa: TID252
 from .wire_proxy import Call, HttpWire  # noqa: TID252 - tests are no package that could be named
 
 ROUNDS = 2
 WAYS = ("request", "answer", "thanks")
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a message is about: an exchange of an attempt at a round, with one agent."""
-
-    agent: str
-    action: str
-    attempt: str
-
-
-@dataclass
-class Exchanges:
-    """Tells from what a line carries which exchange a message belongs to."""
-
-    agents: dict[str, str]  # public key in hex to name
-    pulled: dict[Step, set[bytes]] = field(default_factory=lambda: defaultdict(set))
-    pushed: dict[Step, set[bytes]] = field(default_factory=lambda: defaultdict(set))
-
-    def agent(self, call: Call) -> str:
-        return self.agents[headers(call.request)[KEY_HEADER]]
-
-    def step(self, call: Call) -> Step | None:
-        """Return what a pull brought, or a push brings; None for what is about nothing."""
-        carried = call.answer if call.path == PULL else call.request
-        if carried is None or call.path not in (PULL, PUSH) or (call.path == PULL and call.status != 200):
-            return None
-        action, attempt = about(content_of(carried), pushed=call.path == PUSH)
-        if action not in MASKED_ACTIONS:
-            return None  # the receipts at the end
-        step = Step(self.agent(call), action, attempt)
-        (self.pulled if call.path == PULL else self.pushed)[step].add(sha256(content_of(carried)))
-        return step
-
-
-def about(body: bytes, *, pushed: bool = False) -> tuple[str, str]:
-    """Return the step that a message asks for or answers, and round and attempt."""
-    head = next(Frames().feed(body))
-    message = PushMessagesRequest.FromString(head).messages_list[0] if pushed else MessageProto.FromString(head)
-    return message.metadata.message_type.partition(".")[2], message.metadata.group_id
-
-
-def headers(request: bytes) -> dict[str, str]:
-    lines = request.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
-    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-
-
-def content_of(message: bytes) -> bytes:
-    return message.partition(b"\r\n\r\n")[2]
-
-
 @pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Callable[..., tuple[Wards, HttpWire, Exchanges]]]:
+def federation(tmp_path: Path, seeded_commands: Commands) -> Iterator[Callable[..., tuple[Wards, HttpWire, Exchanges]]]:
     """Bring a federation up behind a line; the recipe waits for its turn."""
     ends: list[Callable[[], None]] = []
 
     def brought_up(loses: Callable[[Call, Exchanges], bool], rounds: int) -> tuple[Wards, HttpWire, Exchanges]:
         port = free_port()
         through = free_port()
-        wards = Wards(tmp_path, rounds=rounds, port=port, through=through)
+        wards = Wards(tmp_path, seeded_commands, rounds=rounds, port=port, through=through)
         ends.append(wards.close)
-        known = Exchanges({owner.identity.public_key.hex(): name for name, owner in wards.owners.items()})
+        known = Exchanges.of(wards)
         wire = HttpWire(port, lambda call: loses(call, known), port=through, ends=wards.ends)
         ends.append(wire.close)
         wards.up()
@@ -133,7 +83,7 @@ def test_whatever_is_lost_once_in_every_exchange_changes_no_bit_and_nobody_is_mi
     # after that was the same bytes.
     assert set(lost) == {(way, step) for way in WAYS for step in steps}
     assert wire.cuts == len(WAYS) * len(steps) == sum(call.lost for call in wire.calls)
-    assert {len(bodies) for bodies in (*known.pulled.values(), *known.pushed.values())} == {1}
+    assert {len(said) for said in known.bodies.values()} == {1}
     for name in NAMES:
         left = Counter(
             (entry["details"]["round"], entry["details"]["what"])

@@ -8,7 +8,7 @@ import pytest
 
 from tacit.server.store import open_store
 
-from .wards import Wards, is_the_same, tensors  # noqa: TID252 - tests are no package that could be named
+from .wards import Commands, Wards, is_the_same, tensors  # noqa: TID252 - tests are no package that could be named
 
 ROUNDS = 10
 
@@ -16,8 +16,9 @@ ROUNDS = 10
 @pytest.mark.slow
 def test_ten_private_masked_rounds_of_five_agents_over_tls_are_bit_for_bit_those_of_a_simulation(
     tmp_path: Path,
+    seeded_commands: Commands,
 ) -> None:
-    wards = Wards(tmp_path, rounds=ROUNDS, overrides=["training.cohort=4"])
+    wards = Wards(tmp_path, seeded_commands, rounds=ROUNDS, overrides=["training.cohort=4"])
     try:
         wards.up()
         wards.enrol()

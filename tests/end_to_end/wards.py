@@ -23,7 +23,7 @@ from tacit.__main__ import run as tacit
 from tacit.client.directory import AgentDirectory, init
 from tacit.client.register import new_data_set
 from tacit.models.recipe import load_recipe
-from tacit.server.coordinator_directory import CoordinatorDirectory, create
+from tacit.server.coordinator_directory import DEFAULT_METRICS, CoordinatorDirectory, create
 from tacit.server.federation import enqueue
 from tacit.server.membership import invite
 from tacit.server.store import open_store
@@ -98,18 +98,60 @@ def write_rows(path: Path, count: int, seed: int) -> None:
             writer.writerow([a, b, "yes" if a > b else "no"])
 
 
+@dataclass(frozen=True)
+class Running:
+    """A process that is nobody's child here."""
+
+    pid: int
+
+    @property
+    def alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.alive:
+            os.kill(self.pid, number)
+
+
+class Commands:
+    """Starts Tacit's commands as processes, with known draws and everything imported once."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(COMMANDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def start(self, seed: int, log: Path, *words: str) -> Running:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps({"seed": seed, "words": words, "log": str(log)}), file=self._process.stdin, flush=True)
+        return Running(int(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
 @dataclass
 class Wards:
     """Where everything is, and what runs.
 
     Attributes:
         path: an empty directory.
+        commands: starts the processes.
         rounds: of the recipe.
         through: the port that the agents know the coordinator by; its own unless there is a line between them.
         policies: of the agents that have another one than `POLICY`.
     """
 
     path: Path
+    commands: Commands
     rounds: int = 3
     port: int = field(default_factory=free_port)
     through: int = 0
@@ -117,9 +159,8 @@ class Wards:
     names: Sequence[str] = NAMES
     overrides: Sequence[str] = ()
     write: Callable[[Path, int, int], None] = write_rows
-    environment: dict[str, str] = field(default_factory=lambda: os.environ | {"OMP_NUM_THREADS": "1"})
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-    agents: dict[str, int] = field(default_factory=dict)
+    agents: dict[str, Running] = field(default_factory=dict)
+    running: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         rows = self.path / "rows"
@@ -139,7 +180,8 @@ class Wards:
     def _hub(self) -> CoordinatorDirectory:
         made = create(self.path / "hub", datetime.now(UTC), federation="wards", port=self.through or self.port)
         settings = made.path / "coordinator.toml"
-        settings.write_text(settings.read_text().replace(f"\nport = {self.through}\n", f"\nport = {self.port}\n"))
+        text = settings.read_text().replace(f"\nport = {self.through}\n", f"\nport = {self.port}\n")
+        settings.write_text(text.replace(f'metrics = "{DEFAULT_METRICS}"', 'metrics = ""'))  # one port for all tests
         return made
 
     @property
@@ -158,12 +200,12 @@ class Wards:
         path = self.path / name / "log"
         return path.read_text() if path.exists() else ""
 
-    def up(self) -> subprocess.Popen[str]:
+    def up(self) -> Running:
         """Start the coordinator and return when it listens."""
         before = self.log.count("listening on")
-        process = self._start("coordinator.log", "coordinator", "up", "--dir", str(self.hub.path))
-        until(lambda: self.log.count("listening on") > before or process.poll() is not None, 60.0, lambda: self.log)
-        assert process.poll() is None, self.log
+        process = self._start(self.path / "coordinator.log", "coordinator", "up", "--dir", str(self.hub.path))
+        until(lambda: self.log.count("listening on") > before or not process.alive, 60.0, lambda: self.log)
+        assert process.alive, self.log
         return process
 
     def enrol(self) -> None:
@@ -178,10 +220,9 @@ class Wards:
 
     def join(self, *names: str) -> None:
         """Start agents; everybody if none is named."""
-        chosen = names or tuple(self.names)
-        process = self._start("agents.log", "agents", *(str(self.path / name) for name in chosen), piped=True)
-        assert process.stdout is not None
-        self.agents |= {name: int(process.stdout.readline()) for name in chosen}
+        for name in names or self.names:
+            directory = self.path / name
+            self.agents[name] = self._start(directory / "log", "agent", "start", "--dir", str(directory))
 
     def begin(self) -> None:
         """Let the recipe wait for its turn."""
@@ -222,24 +263,17 @@ class Wards:
 
     def close(self) -> None:
         """End what runs."""
-        for process in self.processes:
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes:
+        for process in self.running:
+            process.kill(signal.SIGTERM)
+        for process in self.running:
             try:
-                process.wait(30)
+                until(lambda process=process: not process.alive, 30.0)
             finally:
                 process.kill()
-                if process.stdout is not None:
-                    process.stdout.close()
 
-    def _start(self, log: str, *words: str, piped: bool = False) -> subprocess.Popen[str]:
-        with (self.path / log).open("a") as said:
-            process = subprocess.Popen(
-                [sys.executable, str(COMMANDS), str(SEED), *words],
-                cwd=self.path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if piped else said, stderr=said,
-                text=True, env=self.environment,
-            )  # fmt: skip
-        self.processes.append(process)
+    def _start(self, log: Path, *words: str) -> Running:
+        process = self.commands.start(SEED, log, *words)
+        self.running.append(process)
         return process
 
 
