@@ -177,7 +177,7 @@ def noise_plan(
     Args:
         recipe: says the promise, the thresholds and the rounds.
         parameters: the size of the model's vector.
-        cohort: how many clients the round is offered to.
+        cohort: how many clients the round has at most.
         clients: how many the federation has; what a poisson cohort is drawn from.
         l2_clip: the present clip of one that adapts.
         noise_multiplier: that of an offer whose noise the coordinator makes, for a client that cannot derive it; where

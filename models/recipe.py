@@ -303,12 +303,6 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise InputError(
             "training.over_selection means nothing to a poisson cohort", where=where, right="leave it out, or use fixed"
         )
-    if training.over_selection and recipe.secure_aggregation.enabled:
-        raise InputError(
-            "training.over_selection means nothing to a masked round, which waits for everybody it asks",
-            where=where,
-            right="leave it out; secure_aggregation.dropout says how many may vanish",
-        )
     if not _is_plain(recipe.model.options):
         raise InputError(
             "an option in [model] is a date or not a finite number", where=where, right="text, numbers, lists, tables"

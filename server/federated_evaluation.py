@@ -41,9 +41,10 @@ class MaskedEvaluation(MaskedRound):
         clients: Sequence[str],
         masking: Masking,
         snapshot: bytes = b"",
+        wanted: int | None = None,
     ) -> None:
         """Offer the round to `clients`, or go on with it; see `masked_sum`."""
-        super().__init__(masked_sum(at, vector, evaluation_layout(plan), clients, masking, snapshot=snapshot))
+        super().__init__(masked_sum(at, vector, evaluation_layout(plan), clients, masking, None, snapshot, wanted))
 
     def result(self) -> Sums:
         """Return the sums over the survivors, by block."""
@@ -58,11 +59,12 @@ class EvaluationRun(Run):
         return self._begin(self.plan, RoundReport(0, self.recorder.attempts(0), True, "nothing to prepare", 0.0, ()))
 
     def _training(
-        self, at: Occasion, state: RunState, cohort: tuple[str, ...], snapshot: bytes
+        self, at: Occasion, state: RunState, cohort: tuple[str, ...], wanted: int, snapshot: bytes
     ) -> tuple[Summing, None]:
         if self.masking is None:
             raise ValueError("an evaluation is masked")
-        return MaskedEvaluation(at, decode_plan(state.plan), state.vector, cohort, self.masking, snapshot), None
+        plan = decode_plan(state.plan)
+        return MaskedEvaluation(at, plan, state.vector, cohort, self.masking, snapshot, wanted), None
 
     def _apply(self, state: RunState, report: RoundReport, result: Any, lines: Sequence[LedgerLine] = ()) -> RunState:
         if result is None:

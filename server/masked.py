@@ -88,7 +88,7 @@ class MaskedSum:
     """The protocol's five exchanges; the coordinator's machine does everything, this carries."""
 
     names: tuple[str, ...] = MASKED_ACTIONS
-    closes_early: int | None = None
+    closes_early: int | None = 0  # whoever has advertised by then is a member
 
     def __init__(
         self, at: Occasion, masking: Masking, offer: Offer, clients: Sequence[str], arrays: Mapping[str, NDArray[Any]]
@@ -212,7 +212,7 @@ class ElidedSum:
     """The same integers, added up without masks in one exchange: for simulations only, and called what it is."""
 
     names: tuple[str, ...] = ELIDED_ACTIONS
-    closes_early: int | None = None
+    closes_early: int | None = 0
 
     def __init__(self, at: Occasion, offer: Offer, clients: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Start with the sum of nothing."""
@@ -281,14 +281,17 @@ def masked_sum(
     masking: Masking,
     noise: NoisePlan | None = None,
     snapshot: bytes = b"",
+    wanted: int | None = None,
 ) -> SecureSum:
     """Return the exchanges of an attempt, masked or elided as the recipe says; those of a snapshot, if there is one.
+
+    Of more clients than are wanted the first take part, and everything that is promised is about so many.
 
     Raises:
         Infeasible: no threshold is both safe and reachable; nothing was offered.
         RemoteProtocolError: the snapshot is another attempt's.
     """
-    offer = masking.offer(at, vector, layout, len(clients), noise)
+    offer = masking.offer(at, vector, layout, wanted or len(clients), noise)
     arrays: dict[str, NDArray[Any]] = {} if vector is None else {"vector": vector}
     if offer.mode == ELIDED:
         return ElidedSum(at, offer.signed(masking.identity), clients, arrays)
@@ -347,10 +350,11 @@ class MaskedTraining(MaskedRound):
         clients: Sequence[str],
         masking: Masking,
         snapshot: bytes = b"",
+        wanted: int | None = None,
     ) -> None:
         """Offer the round to `clients`, or go on with it; see `masked_sum`."""
-        layout = training_layout(vector.size, len(clients))
-        super().__init__(masked_sum(at, vector, layout, clients, masking, snapshot=snapshot))
+        layout = training_layout(vector.size, wanted or len(clients))
+        super().__init__(masked_sum(at, vector, layout, clients, masking, snapshot=snapshot, wanted=wanted))
 
     def result(self) -> TrainingResult:
         """Return the weighted means of updates and losses, from the sums."""
@@ -376,6 +380,7 @@ class NoisedTraining(MaskedRound):
         noise: NoisePlan,
         words: Keystream,
         snapshot: bytes = b"",
+        wanted: int | None = None,
     ) -> None:
         """Offer the round to `clients`, or go on with it; see `masked_sum`.
 
@@ -383,7 +388,7 @@ class NoisedTraining(MaskedRound):
         """
         if noise.layout is None:
             raise ValueError("a masked round has a layout")
-        super().__init__(masked_sum(at, vector, noise.layout, clients, masking, noise, snapshot))
+        super().__init__(masked_sum(at, vector, noise.layout, clients, masking, noise, snapshot, wanted))
         self.noise = noise
         self._words = words
 

@@ -256,7 +256,7 @@ class Run:
                 report = RoundReport(number, attempt, True, "the cohort was empty", 0.0, ())
                 return self._apply(state, report, None)
             try:
-                exchanges, noise = self._training(at, state, cohort, _snapshot(resumed))
+                exchanges, noise = self._training(at, state, cohort, wanted, _snapshot(resumed))
             except Infeasible as error:
                 report = RoundReport(number, attempt, False, str(error), 0.0, ())
                 self._keep(report, None)
@@ -334,20 +334,20 @@ class Run:
         return following
 
     def _training(
-        self, at: Occasion, state: RunState, cohort: tuple[str, ...], snapshot: bytes
+        self, at: Occasion, state: RunState, cohort: tuple[str, ...], wanted: int, snapshot: bytes
     ) -> tuple[Summing, NoisePlan | None]:
         if self.budget is None:
             if self.masking is None:
                 return Training(at, state.vector, self._by_examples), None
-            return MaskedTraining(at, state.vector, cohort, self.masking, snapshot), None
+            return MaskedTraining(at, state.vector, cohort, self.masking, snapshot, wanted), None
         try:
-            noise = self.budget.plan(state, len(cohort))
+            noise = self.budget.plan(state, wanted)
         except PrivacyError as error:
             raise Infeasible(str(error), "ask more clients") from None
         words = Keystream(self.randomness.key("central-noise", at.run, at.round, at.attempt))
         if self.masking is None:
             return ProtectedTraining(at, state.vector, noise, words), noise
-        return NoisedTraining(at, state.vector, cohort, self.masking, noise, words, snapshot), noise
+        return NoisedTraining(at, state.vector, cohort, self.masking, noise, words, snapshot, wanted), noise
 
     def _deliver_receipts(self, number: int) -> None:
         """Deliver the receipts that are still owed; whoever does not answer soon has one less."""

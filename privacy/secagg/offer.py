@@ -47,7 +47,7 @@ class Offer(SignedMessage):
         mechanism: the name of the privacy mechanism; `none` if there is none.
         mechanism_parameters: its numbers by name, in the order of the names.
         noise_variance: variance of the noise that each member adds to each coordinate, in squared grid steps.
-        cohort: how many clients the round was offered to.
+        cohort: how many members the round has at most; it may be offered to more, of whom the first take part.
         min_cohort: the fewest members that it starts with.
         min_survivors: U_min, the fewest members that are ever summed.
         colluders: c, how many members may collude with the coordinator: an absolute number, because a fraction of a

@@ -63,14 +63,15 @@ class ServerRound:
     Args:
         offer: what is offered, as `Offer.plan` made it; it is signed here.
         identity: the coordinator's key.
-        clients: the names of those it is offered to.
+        clients: the names of those it is offered to: as many as the offer's cohort, or more (over-selection). Once as
+            many as the cohort have advertised, the exchange is to be closed: a roster that is larger aborts.
         authority_keys: the enrolment authorities whose certificates are accepted.
         now: seconds since 1970, for certificates.
         threads: how many threads unmask.
         verify: how signatures are verified; a `VerifiedSignatures` remembers those of certificates.
 
     Raises:
-        LocalProtocolError: the offer is elided, or not to that many distinct clients.
+        LocalProtocolError: the offer is elided, or to fewer distinct clients than its cohort.
     """
 
     def __init__(
@@ -87,8 +88,8 @@ class ServerRound:
         """Prepare the first exchange."""
         if offer.mode != REAL:
             raise LocalProtocolError("an elided round has no masks; see `elided`")
-        if len(set(clients)) != len(clients) or len(clients) != offer.cohort:
-            raise LocalProtocolError(f"the offer is to {offer.cohort} distinct clients, not to {len(clients)}")
+        if len(set(clients)) != len(clients) or len(clients) < offer.cohort:
+            raise LocalProtocolError(f"the offer is to {offer.cohort} distinct clients at least, not to {len(clients)}")
         self._state = Progress.start(offer.signed(identity), tuple(clients))
         self._identity = identity
         self._authority_keys = authority_keys

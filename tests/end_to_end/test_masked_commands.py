@@ -28,7 +28,6 @@ def run(tacit: Tacit, out: str, *settings: str) -> Outcome:
         (("population.clients=20", "secure_aggregation.dropout=0.5"), ("lower dropout to at most 0.35",)),
         (("population.clients=20", "training.cohort=4"), ("4 clients", "min_cohort is 5")),
         (("secure_aggregation.colluding=0.9",), ("raise min_cohort to at least 6",)),
-        (("training.over_selection=0.5",), ("over_selection", "secure_aggregation.dropout")),
     ],
     ids=lambda part: "+".join(part),
 )

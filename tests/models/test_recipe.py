@@ -155,8 +155,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     masked = draw(st.booleans())
-    if not masked:
-        training |= draw(some(over_selection=fraction))
+    training |= draw(some(over_selection=fraction))
     return {
         "name": draw(NAMES),
         "seed": draw(st.integers(0, 2**63 - 1)),
@@ -283,7 +282,6 @@ TOGETHER = [
         ["training.sampling=poisson", "training.over_selection=0.5"],
         "training.over_selection means nothing to a poisson",
     ),
-    (["training.over_selection=0.5"], "training.over_selection means nothing to a masked round"),
     (["evaluation.patience=3", "evaluation.validation=0"], "evaluation.patience needs a validation share"),
     (["model.factory=package.module"], 'model.factory is not usable; write "package.module:function"'),
     (["model.width=nan"], "an option in [model] is a date or not a finite number"),
