@@ -123,6 +123,21 @@ class Checkpoints:
             raise InputError("is not the checkpoint that was written", where=str(path), right="restore it from a copy")
         return _read(path)
 
+    def best_round(self, reference: CheckpointRef) -> int:
+        """Return the best round that a state knows of, 0 if none, without reading the state.
+
+        Raises:
+            InputError: the file is missing, or is no checkpoint.
+        """
+        path = self.directory / Path(reference.path).name
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return int(json.loads(file.metadata()["state"])["best_round"])
+        except FileNotFoundError:
+            raise InputError("is missing", where=str(path)) from None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"is no checkpoint ({type(error).__name__})", where=str(path)) from None
+
     def prune(self, keep: set[int]) -> None:
         """Remove the files of all rounds but these."""
         names = {self._path(number).name for number in keep}

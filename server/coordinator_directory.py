@@ -239,7 +239,7 @@ def open_directory(path: Path, now: datetime) -> CoordinatorDirectory:
         raise InputError("there is no such directory", where=str(path), right="`tacit coordinator init` makes one")
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InputError("others can enter it", where=str(path), right=f"chmod 700 {path}")
-    settings = _read_settings(path / SETTINGS)
+    settings = read_settings(path / SETTINGS)
     tls_rotation.complete(path)
     authority = KeyPair(_read_private(path / "ca.pem"), _read_private(path / "ca.key"))
     server = KeyPair(_read_private(path / "server.pem"), _read_private(path / "server.key"))
@@ -256,7 +256,12 @@ def open_directory(path: Path, now: datetime) -> CoordinatorDirectory:
     )
 
 
-def _read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> Settings:
+    """Read a `coordinator.toml`.
+
+    Raises:
+        InputError: it is missing, open to others, or a key or value of it cannot be used.
+    """
     try:
         values = tomllib.loads(_read_private(path).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError):

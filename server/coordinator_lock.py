@@ -51,10 +51,10 @@ def held(directory: Path) -> Iterator[None]:
     descriptor = _opened(directory / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         if not _locked(descriptor, TRIES):
-            other = holder(directory)
-            who = f" (pid {other.pid})" if other else ""
+            if (other := holder(directory)) is None:
+                raise InputError("is being backed up", where=str(directory), right="try again when that is done")
             raise InputError(
-                f"a coordinator is up in it already{who}",
+                f"a coordinator is up in it already (pid {other.pid})",
                 where=str(directory),
                 right="`tacit coordinator stop` ends it",
             )
@@ -62,6 +62,21 @@ def held(directory: Path) -> Iterator[None]:
         os.pwrite(descriptor, f"{os.getpid()} {this_place()}\n".encode(), 0)
         yield
         os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def kept_down(directory: Path) -> Iterator[bool]:
+    """Let nobody become the coordinator of a directory while the block lasts; False if somebody is already.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    descriptor = _opened(directory / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        # Shared, so that whoever only looks finds nobody.
+        yield _locked(descriptor, TRIES, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 

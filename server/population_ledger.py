@@ -64,7 +64,8 @@ class PopulationLedger:
             identity: signs the records; only who opened a ledger can go on with it.
 
         Raises:
-            InputError: the ledger belongs to another key, has other budgets, or `budgets` is None and there is none.
+            InputError: the ledger belongs to another key, has other budgets, is closed, or `budgets` is None and
+                there is none.
             LedgerBroken: a record is not what was written.
             LedgerConflict: another process created it in this moment.
             PrivacyError: a budget is against another adjacency than its unit asks for.
@@ -80,6 +81,10 @@ class PopulationLedger:
         if not hmac.compare_digest(store.ledger_key(population, unit) or b"", identity.public_key):
             raise InputError(
                 "was opened with another key", where=where, right="use that key, or name another population"
+            )
+        if (why := store.ledger_closed(population, unit)) is not None:
+            raise InputError(
+                f"is closed: {why}", where=where, right="name another population, with a budget that allows for that"
             )
         if budgets is not None and _granted(budgets) != _granted(ledger.opening.budgets):
             raise InputError(

@@ -22,6 +22,8 @@ COMMANDS: Table = {
     "start": ("tacit.server.cli.runs", "start", "Let a recipe wait for its turn."),
     "status": ("tacit.server.cli.status", "status", "Show how the federation stands."),
     "stop": ("tacit.server.cli.runs", "stop", "End the coordinator that is up, or one run."),
+    "backup": ("tacit.server.cli.backup", "backup", "Write everything of a coordinator to one file."),
+    "restore": ("tacit.server.cli.backup", "restore", "Make a coordinator out of a backup."),
     "rotate-ca": ("tacit.server.cli.coordinator", "rotate_ca", "Change the certificate authority for TLS."),
 }
 

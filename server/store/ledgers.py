@@ -20,6 +20,12 @@ def key_of(session: Session, population: str, unit: str) -> bytes | None:
     return None if row is None else row.public_key
 
 
+def closed(session: Session, population: str, unit: str) -> str | None:
+    """Return why a ledger is closed, None for one that is open or does not exist."""
+    row = session.get(LedgerRow, (population, unit)) if _is_name(population) and _is_name(unit, 16) else None
+    return None if row is None else row.closed
+
+
 def lines_of(session: Session, population: str, unit: str) -> list[bytes]:
     """Return the lines of a ledger, from the first."""
     if key_of(session, population, unit) is None:
@@ -63,13 +69,17 @@ def append(session: Session, new: LedgerLine) -> None:
     """Add a line behind the last one.
 
     Raises:
+        InputError: there is no such ledger, or it is closed.
         LedgerConflict: its counter is not the next one, as when another process wrote in between.
     """
     # Writers of one ledger queue up for its row, so that they cannot both count the same last line.
     known = _is_name(new.population) and _is_name(new.unit, 16)
     key = (new.population, new.unit)
-    if not known or session.get(LedgerRow, key, with_for_update=True) is None:
+    row = session.get(LedgerRow, key, with_for_update=True) if known else None
+    if row is None:
         raise InputError(f"there is no ledger of unit {new.unit!r}", where=f"population {new.population!r}")
+    if row.closed is not None:
+        raise InputError(f"its ledger is closed ({row.closed})", where=f"population {new.population!r}")
     if new.counter != length_of(session, new.population, new.unit) + 1:
         raise LedgerConflict(new.population, new.unit, new.counter)
     session.add(LedgerRecordRow(population=new.population, unit=new.unit, counter=new.counter, line=new.line))

@@ -35,7 +35,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
                 present = _revision(connection, where)
             if revision == "head" and present == _scripts().get_current_head():
                 return
-            with _exclusive(engine) as connection:
+            with exclusive(engine) as connection:
                 _revision(connection, where)
                 command.upgrade(_config(connection), revision)
         except (OperationalError, InterfaceError, InternalError):
@@ -46,12 +46,13 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Take the database back to an older `revision`, or to "base"; data that it has no place for is lost."""
-    with _exclusive(engine) as connection:
+    with exclusive(engine) as connection:
         command.downgrade(_config(connection), revision)
 
 
 @contextmanager
-def _exclusive(engine: Engine) -> Iterator[Connection]:
+def exclusive(engine: Engine) -> Iterator[Connection]:
+    """Begin a transaction that whoever migrates, or fills an empty database, waits for."""
     with engine.execution_options(**{WRITES: True}).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})

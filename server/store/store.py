@@ -233,6 +233,11 @@ class Store:
         with self._read() as session:
             return ledgers.key_of(session, population, unit)
 
+    def ledger_closed(self, population: str, unit: str) -> str | None:
+        """Return why nothing may be appended to a ledger, None while something may."""
+        with self._read() as session:
+            return ledgers.closed(session, population, unit)
+
     # Models
 
     def add_model_version(self, new: NewModelVersion) -> int:

@@ -186,7 +186,10 @@ class AliasChangeRow(Base):
 
 
 class LedgerRow(Base):
-    """The ledger of a population, one for each unit; its row is what writers of one ledger queue up for."""
+    """The ledger of a population, one for each unit; its row is what writers of one ledger queue up for.
+
+    `closed` says why nothing may be appended any more.
+    """
 
     __tablename__ = "ledgers"
 
@@ -194,6 +197,7 @@ class LedgerRow(Base):
     unit: Mapped[str] = mapped_column(UnitWord, primary_key=True)
     public_key: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime]
+    closed: Mapped[str | None]
 
 
 class LedgerRecordRow(Base):
