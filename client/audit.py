@@ -178,6 +178,20 @@ def verify_audit(lines: Iterable[bytes], head: Anchor | None = None) -> tuple[No
     return tuple(entries)
 
 
+def next_entry(line: bytes, head: Anchor | None) -> tuple[Noted, Anchor]:
+    """Return the entry that a line adds to a log, checked, and the log's head with it.
+
+    Args:
+        line: the log's next line.
+        head: what the log ended with before it; None at its first line.
+
+    Raises:
+        AuditBroken: it is no entry, or not the one after that head.
+    """
+    counter, previous = (head.counter + 1, head.head) if head else (1, GENESIS)
+    return _read(line, counter, previous), Anchor(counter, _hash(line))
+
+
 def head_of(lines: Sequence[bytes]) -> Anchor | None:
     """Return the number of a log's lines and the hash of the last, to be kept elsewhere; None while there is none."""
     return Anchor(len(lines), _hash(lines[-1])) if lines else None

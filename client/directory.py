@@ -16,6 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 from tacit.client.audit import AuditLog
 from tacit.client.journal import AUDIT, ROUNDS, AgentJournal, list_ledgers, read_ledger
 from tacit.client.ledger import Budgets
-from tacit.client.lines import FileLines, Lines, MemoryLines, check_private, is_in_use, read_lines
+from tacit.client.lines import FileLines, InUse, Lines, MemoryLines, check_private, is_in_use, read_lines
 from tacit.client.pause import Pause
 from tacit.client.policy import Policy
 from tacit.client.policy_file import default_policy_toml, parse_policy
@@ -136,6 +137,18 @@ class AgentDirectory:
             return MemoryLines(read_lines(self.path / name))
 
         return AgentJournal(remembered, self.identity, now)
+
+    def set_pause(self, paused: bool) -> bool:
+        """Pause the agent, or let it go on, and say whether that changed anything; it holds when this returns.
+
+        Raises:
+            InputError: it cannot be done.
+            AuditBroken: it holds, and the account that should say so is not what was written here.
+        """
+        changed = self.pause.set(paused)
+        with suppress(InUse):  # the agent that is running looks before it answers, and writes it down then
+            self.note_pause()
+        return changed
 
     def note_pause(self) -> None:
         """Bring the account up to date about the owner's pause.

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -191,6 +191,51 @@ class FileLines:
         now = os.fstat(self._file)
         if now.st_size != self._size or now.st_nlink == 0:
             raise StorageError(f"{self._path}: was changed or removed by somebody else; nothing is written to it")
+
+
+class Rewritten(Exception):
+    """A file is no longer the one that was read so far, only longer."""
+
+
+class Tail:
+    """The lines of a file that another process adds to, each given once, whole, in order and as it comes.
+
+    Of what was given before, only the length is looked at again: a change within it shows when all is read anew.
+
+    Args:
+        path: the file; there need not be one yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Stand at the beginning."""
+        self._path = path
+        self._offset = 0
+        self._inode: int | None = None
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each new line with the offset that it begins at; what is not taken is given the next time.
+
+        Raises:
+            Rewritten: the file has gone, is shorter than what was read, or is another one.
+            InputError: it cannot be read.
+        """
+        try:
+            with open(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+                found = os.fstat(file.fileno())
+                if found.st_size < self._offset or self._inode not in (None, found.st_ino):
+                    raise Rewritten
+                self._inode = found.st_ino
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    begin, self._offset = self._offset, self._offset + len(line)
+                    yield begin, line[:-1]
+        except FileNotFoundError:
+            if self._inode is not None:
+                raise Rewritten from None
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", where=str(self._path)) from None
 
 
 def read_lines(path: Path) -> list[bytes]:

@@ -231,7 +231,7 @@ def verify(lines: Iterable[bytes], is_signed: Verifier, anchor: Anchor | None = 
     counter = 0
     for counter, line in enumerate(lines, start=1):
         try:
-            ledger = _next(ledger, line, is_signed)
+            ledger = next_state(ledger, line, is_signed)
         except PrivacyError as error:
             raise LedgerBroken(counter, str(error)) from error
         if anchor and counter == anchor.counter and not hmac.compare_digest(ledger.head, anchor.head):
@@ -241,7 +241,17 @@ def verify(lines: Iterable[bytes], is_signed: Verifier, anchor: Anchor | None = 
     return Verified(ledger, counter - (anchor.counter if anchor else 0))
 
 
-def _next(ledger: Ledger | None, line: bytes, is_signed: Verifier) -> Ledger:
+def next_state(ledger: Ledger | None, line: bytes, is_signed: Verifier) -> Ledger:
+    """Return the state after one more record, for whoever follows a ledger that grows.
+
+    Args:
+        ledger: the state before it; None at the first record.
+        line: the record as it was stored.
+        is_signed: the owner's signature check.
+
+    Raises:
+        PrivacyError: it is no record, not the owner's, or not the next one.
+    """
     record = read_record(line)
     if not is_signed(record.signature, record.message()):
         raise PrivacyError("not signed by the owner")

@@ -16,6 +16,7 @@ COMMANDS: Table = {
     "start": ("tacit.client.cli.start", "start", "Take part until told to stop."),
     "renew": ("tacit.client.cli.renew", "renew", "Have the certificate renewed now."),
     "leave": ("tacit.client.cli.leave", "leave", "Take part no longer; ledger and account stay."),
+    "page": ("tacit.client.cli.page", "page", "Show what the agent does, in a browser on this machine."),
     "data": ("tacit.client.cli.agent", "data", "Say which data the agent may use."),
     "policy": ("tacit.client.cli.agent", "policy", "Show what the agent does for a coordinator, and try it."),
     "outbox": ("tacit.client.cli.outbox", "outbox", "Try a recipe and show every field that would leave."),

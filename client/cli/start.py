@@ -7,13 +7,20 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tacit.client.cli.options import data_option, dir_option, insecure_option, warn_insecure
+from tacit.client.cli.page import show_link
 from tacit.models.errors import InputError
 from tacit.printing import print_fields
+
+if TYPE_CHECKING:
+    from tacit.client.fleet import Resident
 
 
 @click.command()
@@ -73,13 +80,17 @@ def enrol(token: str | None, organisation_key: Path | None, insecure: bool, path
 
 
 @click.command()
+@click.option("--ui", is_flag=True, help="Serve a page on the loopback that says what the agent does, in plain words.")
+@click.option(
+    "--ui-port", type=click.IntRange(0, 65535), metavar="N", help="The page's port, 0 for any.  [default: 8437]"
+)
 @data_option
 @insecure_option
 @dir_option
-def start(data: str | None, insecure: bool, path: Path) -> None:
+def start(ui: bool, ui_port: int | None, data: str | None, insecure: bool, path: Path) -> None:
     """Take part with a data set until SIGTERM or Ctrl-C; the policy decides about every round, the ledger pays.
 
-    Example: tacit agent start --data patients
+    Example: tacit agent start --data patients --ui
     """
     from tacit.client.cli.tried import only_set
     from tacit.client.directory import AgentDirectory
@@ -101,7 +112,22 @@ def start(data: str | None, insecure: bool, path: Path) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: loop.stop())
         click.echo(f"{enrolled.certificate.client} takes part in {enrolled.federation.name} with {name}", err=True)
-        with upkeep.running():
+        shown = _page(path, ui_port, loop) if ui or ui_port is not None else nullcontext()
+        with shown, upkeep.running():
             loop.run()
         if not journal.usable:
             raise click.ClickException("what must not be lost could not be written to the disk; start the agent again")
+
+
+@contextmanager
+def _page(path: Path, port: int | None, resident: Resident) -> Iterator[None]:
+    """Serve the page while the agent runs; what it needs is imported only here."""
+    from tacit.client.page.server import PORT, Loop, serve_page
+
+    def standing() -> Loop:
+        now = resident.standing
+        return Loop(now.trouble, now.busy)
+
+    with serve_page(path, PORT if port is None else port, standing) as (address, link):
+        show_link(address, link, path)
+        yield

@@ -72,14 +72,10 @@ def resume(path: Path) -> None:
 def _set(path: Path, paused: bool) -> None:
     from tacit.client.audit import AuditBroken
     from tacit.client.directory import AgentDirectory
-    from tacit.client.lines import InUse
 
     directory = AgentDirectory.open(path)
-    changed = directory.pause.set(paused)
     try:
-        directory.note_pause()
-    except InUse:
-        pass  # The agent that is running looks before it answers, and writes it down then.
+        changed = directory.set_pause(paused)
     except AuditBroken as error:
         raise click.ClickException(str(error)) from None
     state = "paused" if paused else "not paused"

@@ -239,7 +239,8 @@ def test_ledgers_are_found_by_their_files_and_nothing_else_is(made: AgentDirecto
     folder = made.path / "ledgers"
     folder.mkdir(mode=0o700)
     for name in ("a.b.client.ledger", "a.example.ledger", "a.other.ledger", "client.ledger", "a.client.anchors"):
-        (folder / name).touch()
+        (folder / name).write_bytes(b"{}\n")
+    (folder / "c.client.ledger").touch()  # an agent that died before its first record has granted nothing
     assert made.ledgers() == [("a.b", "client"), ("a", "example")]
 
 
