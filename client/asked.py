@@ -40,6 +40,7 @@ CODES: Final[Mapping[str, str]] = {
     "budget-spent": "the data set would stand above what its ledger was opened with",
     "rounds-limit": "the run has too many rounds",
     "parameters-limit": "the model is too large",
+    "memory-limit": "the model does not fit into the memory that the owner lends",
     "local-work-limit": "a round is too much work",
     "device": "the work is for a device that the owner does not lend",
     "participations-limit": "the agent took part in this run often enough",

@@ -18,6 +18,7 @@ from tacit.models.errors import InputError
 from tacit.models.wire import ALIVE, PIECE, PULL, PUSH, Frames, Signer, framed, framed_size, sealed_headers
 
 LONGEST_REASON = 200  # characters
+LARGEST_MESSAGE = 1 << 30  # bytes
 CERT_NOT_YET_VALID, CERT_HAS_EXPIRED = 9, 10  # of OpenSSL's codes
 
 
@@ -53,6 +54,14 @@ class Address:
         """Refuse to go through a proxy, or over a network, in the clear."""
         if self.tls is None:
             check_insecure(self.host, self.proxy)
+
+
+class TooLarge(ValueError):
+    """A message is larger than this agent takes."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("it sent a message that is larger than this agent takes")
 
 
 def pinned(authority_pem: str) -> ssl.SSLContext:
@@ -96,7 +105,7 @@ class Connection:
         signer: Signer,
         *,
         seconds: float = 20.0,
-        largest_message: int = 1 << 30,
+        largest_message: int = LARGEST_MESSAGE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Connect at the first request."""
@@ -206,12 +215,14 @@ class Connection:
         raise TurnedAway(response.status, reason)
 
     def _read(self, response: http.client.HTTPResponse) -> list[bytes]:
+        if (response.length or 0) > self._largest:  # before a byte of it is in memory
+            raise TooLarge
         frames, size = Frames(), 0
         payloads: list[bytes] = []
         while piece := response.read(8 * PIECE):
             size += len(piece)
             if size > self._largest:
-                raise ValueError("the message is too large")
+                raise TooLarge
             payloads.extend(frames.feed(piece))
         if response.length:
             raise http.client.IncompleteRead(b"")
@@ -276,7 +287,7 @@ class ProxyFailed(http.client.HTTPException):
 
 def _reason(error: Exception) -> str:
     match error:
-        case ProxyFailed():
+        case ProxyFailed() | TooLarge():
             return str(error)
         case ssl.SSLCertVerificationError():
             if (told := out_of_time(error)) is not None:

@@ -128,6 +128,7 @@ class Consent:
         """Return the promise of a round that passes; None where there is none."""
         recipe = plan.recipe
         self._check_running()
+        self._check_room(instruction)
         if recipe.privacy.noise_cohort and not self.hypothetical:
             raise RemoteProtocolError("hypothetical-noise", "noise as if the cohort were larger protects nobody here")
         used = Used(participations=self.journal.participations(instruction.run))
@@ -155,6 +156,12 @@ class Consent:
         if not ledger.allows([reserved]):
             raise PolicyRefusal(Refuse("budget-spent", "the data would stand above what was granted at first"))
         return noise
+
+    def _check_room(self, instruction: Instruction) -> None:
+        vector = instruction.arrays.get("vector")
+        if vector is not None and not self.bench.lent.has_room(int(vector.size)):
+            text = f"a vector of {int(vector.size)} does not fit into the memory that its owner lends"
+            raise PolicyRefusal(Refuse("memory-limit", text))
 
     def _check_running(self) -> None:
         if self.paused():

@@ -8,7 +8,8 @@ import time
 import torch
 
 from tacit.client.agent import Agent
-from tacit.client.connection import Connection
+from tacit.client.caps import caps
+from tacit.client.connection import LARGEST_MESSAGE, Connection
 from tacit.client.consent import Consent
 from tacit.client.directory import AgentDirectory
 from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled
@@ -57,7 +58,9 @@ def member(
     if directory.settings.threads:
         torch.set_num_threads(directory.settings.threads)
     # Own code runs only where the policy lists its hash, which is checked offer by offer before anything is built.
-    bench = Workbench(own_code=bool(policy.approved.code), device=directory.settings.own_device)
+    settings = directory.settings
+    lent = caps(settings.memory_mb, settings.round_seconds)
+    bench = Workbench(own_code=bool(policy.approved.code), device=settings.own_device, lent=lent)
     consent = Consent(
         journal, data, bench, policy, directory.budgets, time.time, paused=directory.pause.noted_in(journal.audit)
     )
@@ -95,4 +98,9 @@ def resident(directory: AgentDirectory, upkeep: Upkeep, agent: Agent, journal: A
         agent: answers.
         journal: the agent's.
     """
-    return Resident(lambda: Connection(upkeep.address, directory.identity), agent, able=lambda: journal.usable)
+    largest = min(LARGEST_MESSAGE, directory.settings.memory_mb << 20 or LARGEST_MESSAGE)
+    return Resident(
+        lambda: Connection(upkeep.address, directory.identity, largest_message=largest),
+        agent,
+        able=lambda: journal.usable,
+    )

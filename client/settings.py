@@ -27,6 +27,26 @@ class Settings(Section):
     threads: int = Field(
         default=0, ge=0, le=1024, description="Threads that training may use; 0 for as many as there are."
     )
+    nice: int = Field(
+        default=0,
+        ge=0,
+        le=19,
+        description="How far it steps back behind other programs, for the processor and the disk; 19 most.",
+    )
+    memory_mb: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 24,
+        description="Megabytes that the whole process may have in memory: a round without room for its model is "
+        "refused before it begins, and training that passes the limit is abandoned; 0 for any amount.",
+    )
+    round_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 24,
+        description="Seconds that the work of a round may take; what takes longer is abandoned, and nothing of it "
+        "leaves; 0 for any time.",
+    )
     proxy: str = Field(
         default="",
         description="The HTTPS proxy that leads to the coordinator, as in http://proxy.example:3128; none for a direct "
@@ -53,6 +73,18 @@ class Settings(Section):
         if proxy not in ("", DIRECT) and read_proxy(proxy) is None:
             raise PydanticCustomError("proxy", "write http://HOST:PORT, or none")
         return proxy
+
+    @property
+    def uses(self) -> str:
+        """Return in one line what it may use of the machine."""
+        said = [
+            "the device of the recipe" if self.device == "recipe" else f"device {self.device}",
+            f"{self.threads} threads" if self.threads else "as many threads as there are",
+            f"nice {self.nice}",
+            f"{self.memory_mb} MB of memory" if self.memory_mb else "any amount of memory",
+            f"{self.round_seconds} s a round" if self.round_seconds else "any time in a round",
+        ]
+        return ", ".join(said)
 
     @property
     def own_device(self) -> str | None:

@@ -70,7 +70,31 @@ class AgentState:
 
 
 class Refused(Exception):
-    """The agent will not take a step; the text is the reason and goes to the coordinator."""
+    """The agent will not take a step, or not to its end; the text is the reason and goes to the coordinator."""
+
+
+class Lent(Protocol):
+    """What the owner lends of the machine."""
+
+    def has_room(self, parameters: int) -> bool:
+        """Say whether a round over a vector of this size fits into what is left."""
+        ...
+
+    def begin(self) -> Callable[[], None]:
+        """Begin the work of a round, and return what is called at each step; that raises `Refused` at a limit."""
+        ...
+
+
+class Everything:
+    """A machine without limits, as a simulation has it."""
+
+    def has_room(self, parameters: int) -> bool:
+        """Say yes."""
+        return True
+
+    def begin(self) -> Callable[[], None]:
+        """Return what never raises."""
+        return lambda: None
 
 
 class Workbench:
@@ -80,10 +104,12 @@ class Workbench:
         own_code: build networks from code that the recipe names (`[model] factory`). A plan comes from outside and
             could name any function on this machine, so this is for whoever wrote the recipe, as in a simulation.
         device: where networks are put, whatever the recipe says; None for where it says.
+        lent: what the work of a round may use.
     """
 
-    def __init__(self, *, own_code: bool = False, device: str | None = None) -> None:
+    def __init__(self, *, own_code: bool = False, device: str | None = None, lent: Lent | None = None) -> None:
         """Start without a network."""
+        self.lent = lent or Everything()
         self._own_code = own_code
         self._device = device
         self._plan = b""
@@ -127,6 +153,7 @@ def train(
         ValueError: the plan or the vector cannot be used.
         TrainingDiverged: the loss or the weights stopped being finite.
     """
+    step = bench.lent.begin()
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = float32_vector(instruction.arrays, "vector", layout.size)
     state = _prepare(state, plan, holdings, model, task, device)
@@ -152,6 +179,7 @@ def train(
             proximal_mu=plan.proximal_mu,
         ),
         training_seed(plan.recipe.seed, state.client, instruction.round, instruction.attempt),
+        each_step=step,
     )
     return state, result
 
@@ -166,6 +194,7 @@ def train_examples(
     bench: Workbench,
 ) -> tuple[AgentState, LocalResult]:
     """Train as `train` does, under a promise about each of the agent's examples; raises what that does."""
+    step = bench.lent.begin()
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = float32_vector(instruction.arrays, "vector", layout.size)
     state = _prepare(state, plan, holdings, model, task, device)
@@ -178,7 +207,7 @@ def train_examples(
     start = as_tensor(vector).to(device)
     result, paid = train_locally_private(
         model, layout, start, inputs, targets, task, plan.recipe.training, settings, state.paid,
-        sampling=draws("batches"), noise=draws("noise"),
+        sampling=draws("batches"), noise=draws("noise"), each_step=step,
     )  # fmt: skip
     return replace(state, paid=paid), result
 

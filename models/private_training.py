@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ def train_locally_private(
     *,
     sampling: Words,
     noise: Words,
+    each_step: Callable[[], None] = lambda: None,
 ) -> tuple[LocalResult, Spent]:
     """Train `model` privately from `global_vector` and return the change, and what its examples have paid by then.
 
@@ -66,6 +68,7 @@ def train_locally_private(
         paid: what earlier rounds returned.
         sampling: secret words for the batches.
         noise: secret words for the noise.
+        each_step: called after each step; what it raises ends the training, of which nothing may be sent then.
 
     Raises:
         PrivacyError: a layer cannot be trained privately.
@@ -73,6 +76,7 @@ def train_locally_private(
     """
     write_vector(model, layout, global_vector)
     optimizer = _optimizer(model, training)
+    optimizer.register_step_post_hook(lambda *stepped: each_step())
     try:
         paid = train_privately(
             model, optimizer, task.loss, inputs, targets.to(task.target_dtype), settings, paid,

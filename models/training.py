@@ -102,6 +102,8 @@ def train_locally(
     task: Task,
     settings: LocalTraining,
     seed: int,
+    *,
+    each_step: Callable[[], None] = lambda: None,
 ) -> LocalResult:
     """Train `model` from `global_vector` on one client's data, where these tensors lie, and return the change.
 
@@ -121,6 +123,7 @@ def train_locally(
         task: gives the loss.
         settings: how long and with which optimizer.
         seed: at least 0.
+        each_step: called before each batch; what it raises ends the training.
 
     Raises:
         InputError: there is no example, not one target an example, or nothing to train.
@@ -153,6 +156,7 @@ def train_locally(
         for batches in _passes(examples, settings, order, inputs.device):
             losses = []
             for rows in batches:
+                each_step()
                 gradient.zero_()
                 loss = task.loss(model(inputs.index_select(0, rows)), targets.index_select(0, rows))
                 loss.backward()

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from tacit.__main__ import COMMANDS, cli
 from tacit.client.asked import CODES
 from tacit.client.policy import Policy
+from tacit.client.settings import Settings as AgentSettings
 from tacit.models.data.sources import CONNECTORS
 from tacit.models.errors import InputError
 from tacit.models.recipe import ModelSection, Recipe, StrategySection, recipe_from_dict
@@ -63,6 +64,14 @@ def first_code(cell: str) -> str:
     found = re.match(r"`([^`]*)`", cell)
     assert found, cell
     return found[1]
+
+
+def test_every_setting_of_an_agent_is_documented_with_its_default() -> None:
+    (section,) = (text for title, text in sections(text_of("docs/commands.md")) if title == "An agent's settings")
+    documented = {first_code(cells[0]): cells[1] for cells in rows(section)}
+    assert list(documented) == list(AgentSettings.model_fields)
+    for key, field in list(AgentSettings.model_fields.items())[1:]:
+        assert documented[key] == f"`{json.dumps(field.get_default())}`"
 
 
 # Recipe keys

@@ -92,6 +92,7 @@ def start(ui: bool, ui_port: int | None, data: str | None, insecure: bool, path:
 
     Example: tacit agent start --data patients --ui
     """
+    from tacit.client.caps import be_nice
     from tacit.client.cli.tried import only_set
     from tacit.client.directory import AgentDirectory
     from tacit.client.member import enrolment_of, member, resident
@@ -102,6 +103,7 @@ def start(ui: bool, ui_port: int | None, data: str | None, insecure: bool, path:
     # By force: what the imports bring has set up a handler of its own, which says nothing below a warning.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     directory = AgentDirectory.open(path)
+    be_nice(directory.settings.nice)
     name = data or only_set(directory)
     enrolled = enrolment_of(directory)
     with directory.journal() as journal:
@@ -112,6 +114,8 @@ def start(ui: bool, ui_port: int | None, data: str | None, insecure: bool, path:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: loop.stop())
         click.echo(f"{enrolled.certificate.client} takes part in {enrolled.federation.name} with {name}", err=True)
+        way = f"through the proxy {':'.join(map(str, upkeep.address.proxy))}" if upkeep.address.proxy else "directly"
+        click.echo(f"it uses {directory.settings.uses}, and reaches {enrolled.url} {way}", err=True)
         shown = _page(path, ui_port, loop) if ui or ui_port is not None else nullcontext()
         with shown, upkeep.running():
             loop.run()
