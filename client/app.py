@@ -19,7 +19,7 @@ from tacit.models.messages import ELIDED_ACTIONS, MASKED_ACTIONS, RECEIPT_ACTION
 
 _LOG = logging.getLogger(__name__)
 
-DTYPES = frozenset({"float32", "float64", "uint8", "int32"})  # of the vectors that a coordinator sends
+DTYPES = frozenset({"float32", "float16", "int8"})  # of the vectors that a coordinator sends
 
 
 def answer(message: Message, context: Context, agent_of: Callable[[Context], Agent]) -> Message:

@@ -22,6 +22,7 @@ from tacit.client.ledger import Budgets, DatasetLedger
 from tacit.client.own_code import code_digest
 from tacit.client.policy import Policy
 from tacit.client.training import Workbench
+from tacit.models import broadcast
 from tacit.models.contributions import asks_for_statistics
 from tacit.models.messages import RECEIPT_ACTION, Instruction
 from tacit.models.noise import DEFAULT_DELTA, NoisePlan, noise_plan, place_of
@@ -183,7 +184,6 @@ class Consent:
         recipe, training = plan.recipe, plan.recipe.training
         privacy, settings, statistics = recipe.privacy, recipe.secure_aggregation, _statistics(plan, instruction)
         trains = not statistics and not recipe.evaluation.only
-        vector = instruction.arrays.get("vector")
         return Asked(
             run=instruction.run,
             recipe=recipe.digest,
@@ -205,7 +205,7 @@ class Consent:
             metrics=frozenset({"loss"}) if privacy.unit == "none" and trains else frozenset(),
             evaluates=recipe.evaluation.rows if recipe.evaluation.only else None,
             rounds=training.rounds,
-            parameters=0 if vector is None else int(vector.size),
+            parameters=broadcast.size_of(instruction.arrays) or 0,
             local_epochs=training.local_epochs,
             local_steps=training.local_steps,
             device=training.device,
@@ -351,17 +351,17 @@ class Consent:
 
     def _noise(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> NoisePlan | None:
         """Return the promise of a round that asks for an update; None where there is none."""
-        vector = instruction.arrays.get("vector")
-        if plan.recipe.privacy.unit == "none" or vector is None or _statistics(plan, instruction):
+        parameters = broadcast.size_of(instruction.arrays)
+        if plan.recipe.privacy.unit == "none" or parameters is None or _statistics(plan, instruction):
             return None
         if offer is not None:
-            return offered_noise(plan, int(vector.size), offer)
+            return offered_noise(plan, parameters, offer)
         # Only central noise depends on more than the recipe says, and that is never the agent's own.
         privacy = plan.recipe.privacy
         unknown = privacy.noise == "central" and privacy.noise_multiplier is None
         if unknown and self.policy is not None:
             raise RemoteProtocolError("unknown-noise", "the recipe does not say how much noise the coordinator adds")
-        return noise_plan(plan.recipe, int(vector.size), 2, noise_multiplier=1.0 if unknown else None)
+        return noise_plan(plan.recipe, parameters, 2, noise_multiplier=1.0 if unknown else None)
 
     def _entry(self, noise: NoisePlan, instruction: Instruction, offer: Offer | None) -> Entry:
         digest = sha256(instruction.plan) if offer is None else offer.digest

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.client.training import Draws
+from tacit.models import broadcast
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
@@ -185,7 +186,7 @@ class MaskedMember:
             self._policy(instruction),
             member.journal,
             member.randomness,
-            model_digest=vector_digest(instruction.arrays.get("vector")),
+            model_digest=_model_digest(instruction),
             now=int(member.now()),
             verify=member.verify,
             agree=member.agree,
@@ -241,7 +242,7 @@ class MaskedMember:
         offer = _read_offer(instruction, key)
         if not self.membership.accept_elided or offer.mode != ELIDED:
             raise RemoteProtocolError("not-masked", "a round without masks is a simulation, never answered")
-        if offer.model_digest != vector_digest(instruction.arrays.get("vector")):
+        if offer.model_digest != _model_digest(instruction):
             raise RemoteProtocolError("other-model", "the offer is about another global vector than the one received")
         if self.membership.consent is not None:
             self.membership.consent.judge(instruction, offer)
@@ -336,6 +337,9 @@ def _read_offer(instruction: Instruction, key: tuple[str, int, int]) -> Offer:
     return offer
 
 
-def vector_digest(vector: NDArray[np.float32] | None) -> bytes:
-    """Return H(global vector); of nothing, for a preparation round."""
-    return sha256(b"" if vector is None else np.ascontiguousarray(vector).data.cast("B"))
+def _model_digest(instruction: Instruction) -> bytes:
+    """Return H(the vector that would be trained from), however it travels; of nothing, for a preparation round."""
+    try:
+        return broadcast.digest(instruction.arrays)
+    except ValueError as error:
+        raise RemoteProtocolError("other-model", str(error)) from None

@@ -19,6 +19,7 @@ from tacit.client.contribution import masked_contribution, offered_noise
 from tacit.client.own_code import code_digest
 from tacit.client.policy import Policy
 from tacit.client.training import AgentState, Workbench, train
+from tacit.models import broadcast
 from tacit.models.contributions import UPDATE, preparation_layout, training_layout
 from tacit.models.data.rows import Rows, Source
 from tacit.models.errors import InputError
@@ -66,6 +67,25 @@ class Step:
     plan: Plan
     instruction: Instruction
     offer: Offer | None
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """One field that would come in, once for each attempt at a round.
+
+    Attributes:
+        step: the step.
+        field: its name.
+        shape: of its values; empty for a text or a message.
+        kind: the type of its values, such as "float32"; empty for a text or a message.
+        bytes: how long it is on the wire, before the transport's own envelope.
+    """
+
+    step: str
+    field: str
+    shape: tuple[int, ...]
+    kind: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -173,6 +193,16 @@ def refusal(step: Step, consent: Consent) -> str:
     return ""
 
 
+def arriving(step: Step) -> Iterator[Arriving]:
+    """Yield each field that would come with what opens a step: the plan, the offer, and the model to train from."""
+    asked = step.instruction
+    yield Arriving(step.name, "plan", (), "", len(asked.plan))
+    if asked.message:
+        yield Arriving(step.name, "offer", (), "", len(asked.message))
+    for name, values in asked.arrays.items():
+        yield Arriving(step.name, name, values.shape, str(values.dtype), values.nbytes)
+
+
 def leaving(step: Step, holdings: Held, bench: Workbench, randomness: Randomness = _SYSTEM) -> Iterator[Leaving]:
     """Take a step and yield each field that it would send; nothing is sent.
 
@@ -203,8 +233,8 @@ def leaving(step: Step, holdings: Held, bench: Workbench, randomness: Randomness
 
 def _step(run: str, name: str, plan: Plan, vector: NDArray[np.float32] | None, cohort: int) -> Step:
     number = 0 if name == "preparation" else 1
-    arrays = {} if vector is None else {"vector": vector}
     encoded, recipe = plan.encode(), plan.recipe
+    arrays = {} if vector is None else broadcast.encode(vector, None, recipe.training.broadcast)[0]
     if not recipe.secure_aggregation.enabled:
         action = "prepare" if name == "preparation" else "train"
         return Step(name, plan, Instruction(action, run, number, 0, encoded, arrays=arrays), None)
@@ -223,7 +253,7 @@ def _step(run: str, name: str, plan: Plan, vector: NDArray[np.float32] | None, c
         run=run,
         round=number,
         attempt=0,
-        model_digest=sha256(b"" if vector is None else vector.tobytes()),
+        model_digest=broadcast.digest(arrays),
         recipe_digest=sha256(encoded),
         layout=layout,
         rotation_seed=bytes(32),
@@ -243,14 +273,14 @@ def _step(run: str, name: str, plan: Plan, vector: NDArray[np.float32] | None, c
 
 def _noise(step: Step) -> NoisePlan | None:
     """Return the promise of a training step that makes one."""
-    vector, privacy = step.instruction.arrays.get("vector"), step.plan.recipe.privacy
-    if privacy.unit == "none" or vector is None:
+    parameters, privacy = broadcast.size_of(step.instruction.arrays), step.plan.recipe.privacy
+    if privacy.unit == "none" or parameters is None:
         return None
     if step.offer is not None:
-        return offered_noise(step.plan, int(vector.size), step.offer)
+        return offered_noise(step.plan, parameters, step.offer)
     central = 1.0 if privacy.noise == "central" else None
     cohort = step.plan.recipe.training.cohort or 2
-    return noise_plan(step.plan.recipe, int(vector.size), cohort, noise_multiplier=central)
+    return noise_plan(step.plan.recipe, parameters, cohort, noise_multiplier=central)
 
 
 def _update_norm(

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tacit.models import broadcast
 from tacit.models.data.rows import Rows
 from tacit.models.errors import InputError
 from tacit.models.features import Features
-from tacit.models.messages import Instruction, float32_vector
+from tacit.models.messages import Instruction
 from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.private_training import fastest, private_settings, train_locally_private
@@ -155,7 +156,7 @@ def train(
     """
     step = bench.lent.begin()
     model, layout, task, device = bench.network(instruction.plan, plan)
-    vector = float32_vector(instruction.arrays, "vector", layout.size)
+    vector = broadcast.decode(instruction.arrays, layout.size)
     state = _prepare(state, plan, holdings, model, task, device)
     if state.prepared is None:
         raise Refused("no rows")
@@ -196,7 +197,7 @@ def train_examples(
     """Train as `train` does, under a promise about each of the agent's examples; raises what that does."""
     step = bench.lent.begin()
     model, layout, task, device = bench.network(instruction.plan, plan)
-    vector = float32_vector(instruction.arrays, "vector", layout.size)
+    vector = broadcast.decode(instruction.arrays, layout.size)
     state = _prepare(state, plan, holdings, model, task, device)
     if state.prepared is None:
         raise Refused("no rows")

@@ -9,7 +9,7 @@ from typing import Any
 _TRAINS: Mapping[str, tuple[str, ...]] = {
     "training": (
         *("local_epochs", "local_steps", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay"),
-        *("sampling", "over_selection"),
+        *("sampling", "over_selection", "broadcast"),
     ),
     "strategy": (),
     "evaluation": ("every", "patience"),

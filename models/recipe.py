@@ -83,6 +83,7 @@ class TrainingSection(Section):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     sampling: Literal["fixed", "poisson"] = "fixed"
+    broadcast: Literal["float32", "float16", "int8"] = "float32"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     engine: Literal["auto", "plain", "vectorised"] = "auto"
     deadline_seconds: float = Field(default=600.0, gt=0, le=1e7)

@@ -24,6 +24,7 @@ from tacit.server.store.records import CheckpointRef
 _VECTOR = "vector"
 _MOMENT = "moment/"
 _SUM = "sum/"
+_CARRY = "carry"
 
 
 class Unwritable(InputError):
@@ -39,6 +40,8 @@ class RunState:
         plan: the plan's bytes.
         vector: the global vector, shape `(parameters,)`.
         moments: the strategy's vectors by name.
+        carry: what the vectors that travelled have lost so far, shape `(parameters,)`; None where they lose nothing, or
+            before the first round.
         best_round, best_value: the round whose model is best on the validation share, and how good it is.
         stopped: why no further round is to run, or empty.
         spent: the rounds whose noised inputs left, in order; empty without a privacy mechanism.
@@ -58,6 +61,7 @@ class RunState:
     taken: Mapping[str, int] = field(default_factory=dict)
     l2_clip: float | None = None
     sums: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    carry: NDArray[np.float32] | None = None
 
 
 class Checkpoints:
@@ -93,6 +97,8 @@ class Checkpoints:
         tensors: dict[str, NDArray[Any]] = {_VECTOR: state.vector}
         tensors |= {_MOMENT + name: moment for name, moment in state.moments.items()}
         tensors |= {_SUM + name: values for name, values in state.sums.items()}
+        if state.carry is not None:
+            tensors[_CARRY] = state.carry
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             save_file(tensors, temporary, metadata={"state": json.dumps(values)})
@@ -160,6 +166,7 @@ def _read(path: Path) -> RunState:
             round=int(values["round"]),
             plan=values["plan"].encode(),
             vector=tensors.pop(_VECTOR),
+            carry=tensors.pop(_CARRY, None),
             moments={name.removeprefix(_MOMENT): tensor for name, tensor in tensors.items()},
             best_round=int(values["best_round"]),
             best_value=values["best_value"],

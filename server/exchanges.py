@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.broadcast import Arrays, size_of
 from tacit.models.contributions import UPDATE
 from tacit.models.data.rows import Schema
 from tacit.models.messages import Instruction, Reply, float32_vector
@@ -54,19 +55,20 @@ class Training:
 
     Args:
         occasion: what it is part of.
-        vector: the global vector, shape `(parameters,)`; sent to everybody, never copied.
+        arrays: the global vector, as it travels to everybody; never copied.
         by_examples: weigh an update by its client's number of examples; otherwise all weigh the same.
     """
 
     occasion: Occasion
-    vector: NDArray[np.float32]
+    arrays: Arrays
     by_examples: bool
     names: tuple[str, ...] = ("train",)
     closes_early: int | None = 0
 
     def __post_init__(self) -> None:
         """Start the sums at zero."""
-        self._sum = WeightedSum(self.vector.size, np.float32)
+        self._size = size_of(self.arrays) or 0
+        self._sum = WeightedSum(self._size, np.float32)
         self._loss = 0.0
 
     @property
@@ -76,11 +78,11 @@ class Training:
     def request(self, exchange: int, client: str) -> Instruction:
         """Ask for one local training pass."""
         at = self.occasion
-        return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays={"vector": self.vector})
+        return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays=self.arrays)
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Fold one update."""
-        update = float32_vector(reply.arrays, "update", self.vector.size)
+        update = float32_vector(reply.arrays, "update", self._size)
         examples = _count(reply.body, "examples")
         loss = _number(reply.body, "loss")
         weight = float(examples) if self.by_examples else 1.0
@@ -103,13 +105,13 @@ class ProtectedTraining:
 
     Args:
         occasion: what it is part of.
-        vector: the global vector, shape `(parameters,)`; sent to everybody, never copied.
+        arrays: the global vector, as it travels to everybody; never copied.
         noise: the promise.
         words: secret words for noise that the coordinator makes.
     """
 
     occasion: Occasion
-    vector: NDArray[np.float32]
+    arrays: Arrays
     noise: NoisePlan
     words: Keystream
     names: tuple[str, ...] = ("train",)
@@ -117,7 +119,8 @@ class ProtectedTraining:
 
     def __post_init__(self) -> None:
         """Start the sum at zero."""
-        self._sum = WeightedSum(self.vector.size, np.float32)
+        self._size = size_of(self.arrays) or 0
+        self._sum = WeightedSum(self._size, np.float32)
 
     @property
     def may_retry(self) -> None:
@@ -132,11 +135,11 @@ class ProtectedTraining:
     def request(self, exchange: int, client: str) -> Instruction:
         """Ask for one local training pass."""
         at = self.occasion
-        return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays={"vector": self.vector})
+        return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays=self.arrays)
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Fold one update."""
-        self._sum.add(float32_vector(reply.arrays, UPDATE, self.vector.size))
+        self._sum.add(float32_vector(reply.arrays, UPDATE, self._size))
 
     def close(self, exchange: int, reported: Sequence[str]) -> Sequence[str]:
         """Have nothing more to ask."""

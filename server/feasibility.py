@@ -94,7 +94,7 @@ def check_cohorts(recipe: Recipe, masking: Masking, clients: int, parameters: in
             if training and recipe.privacy.unit != "none":
                 noise = noise_plan(recipe, parameters, size, clients)
                 layout = noise.layout or layout
-            masking.offer(at, None, layout, size, noise)
+            masking.offer(at, {}, layout, size, noise)
         except Infeasible as error:
             raise InputError(error.what, where=f"secure_aggregation, {size} clients", right=error.change) from None
         except PrivacyError as error:

@@ -44,7 +44,8 @@ class MaskedEvaluation(MaskedRound):
         wanted: int | None = None,
     ) -> None:
         """Offer the round to `clients`, or go on with it; see `masked_sum`."""
-        super().__init__(masked_sum(at, vector, evaluation_layout(plan), clients, masking, None, snapshot, wanted))
+        arrays, layout = {"vector": vector}, evaluation_layout(plan)
+        super().__init__(masked_sum(at, arrays, layout, clients, masking, None, snapshot, wanted))
 
     def result(self) -> Sums:
         """Return the sums over the survivors, by block."""

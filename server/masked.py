@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.broadcast import Arrays, size_of
 from tacit.models.contributions import (
     COUNTS,
     METRICS,
@@ -275,7 +276,7 @@ class ElidedSum:
 
 def masked_sum(
     at: Occasion,
-    vector: NDArray[np.float32] | None,
+    arrays: Arrays,
     layout: Layout,
     clients: Sequence[str],
     masking: Masking,
@@ -286,13 +287,13 @@ def masked_sum(
     """Return the exchanges of an attempt, masked or elided as the recipe says; those of a snapshot, if there is one.
 
     Of more clients than are wanted the first take part, and everything that is promised is about so many.
+    `arrays` is the global vector as it travels, empty for none.
 
     Raises:
         Infeasible: no threshold is both safe and reachable; nothing was offered.
         RemoteProtocolError: the snapshot is another attempt's.
     """
-    offer = masking.offer(at, vector, layout, wanted or len(clients), noise)
-    arrays: dict[str, NDArray[Any]] = {} if vector is None else {"vector": vector}
+    offer = masking.offer(at, arrays, layout, wanted or len(clients), noise)
     if offer.mode == ELIDED:
         return ElidedSum(at, offer.signed(masking.identity), clients, arrays)
     if snapshot:
@@ -346,15 +347,15 @@ class MaskedTraining(MaskedRound):
     def __init__(
         self,
         at: Occasion,
-        vector: NDArray[np.float32],
+        arrays: Arrays,
         clients: Sequence[str],
         masking: Masking,
         snapshot: bytes = b"",
         wanted: int | None = None,
     ) -> None:
         """Offer the round to `clients`, or go on with it; see `masked_sum`."""
-        layout = training_layout(vector.size, wanted or len(clients))
-        super().__init__(masked_sum(at, vector, layout, clients, masking, snapshot=snapshot, wanted=wanted))
+        layout = training_layout(size_of(arrays) or 0, wanted or len(clients))
+        super().__init__(masked_sum(at, arrays, layout, clients, masking, snapshot=snapshot, wanted=wanted))
 
     def result(self) -> TrainingResult:
         """Return the weighted means of updates and losses, from the sums."""
@@ -374,7 +375,7 @@ class NoisedTraining(MaskedRound):
     def __init__(
         self,
         at: Occasion,
-        vector: NDArray[np.float32],
+        arrays: Arrays,
         clients: Sequence[str],
         masking: Masking,
         noise: NoisePlan,
@@ -388,7 +389,7 @@ class NoisedTraining(MaskedRound):
         """
         if noise.layout is None:
             raise ValueError("a masked round has a layout")
-        super().__init__(masked_sum(at, vector, noise.layout, clients, masking, noise, snapshot, wanted))
+        super().__init__(masked_sum(at, arrays, noise.layout, clients, masking, noise, snapshot, wanted))
         self.noise = noise
         self._words = words
 
@@ -410,7 +411,7 @@ class MaskedPreparation(MaskedRound):
         self, at: Occasion, plan: Plan, clients: Sequence[str], masking: Masking, snapshot: bytes = b""
     ) -> None:
         """Offer the round to `clients`, or go on with it; see `masked_sum`."""
-        super().__init__(masked_sum(at, None, preparation_layout(plan), clients, masking, snapshot=snapshot))
+        super().__init__(masked_sum(at, {}, preparation_layout(plan), clients, masking, snapshot=snapshot))
         self._schema = plan.schema
 
     def total(self) -> NDArray[np.float64]:

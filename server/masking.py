@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tacit.models import broadcast
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.models.noise import NoisePlan
 from tacit.models.recipe import Recipe, SecureAggregationSection
@@ -68,12 +66,12 @@ class Masking:
     def offer(
         self,
         at: Occasion,
-        vector: NDArray[np.float32] | None,
+        arrays: broadcast.Arrays,
         layout: Layout,
         cohort: int,
         noise: NoisePlan | None = None,
     ) -> Offer:
-        """Return the unsigned offer of an attempt.
+        """Return the unsigned offer of an attempt; `arrays` is the global vector as it travels, empty for none.
 
         Raises:
             Infeasible: no threshold is both safe and reachable; the error says which number to change.
@@ -86,7 +84,7 @@ class Masking:
             run=at.run,
             round=at.round,
             attempt=at.attempt,
-            model_digest=sha256(b"" if vector is None else vector.data.cast("B")),
+            model_digest=broadcast.digest(arrays),
             recipe_digest=sha256(at.plan),
             layout=layout,
             rotation_seed=self.randomness.key("rotation", at.run, at.round, at.attempt),

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.models.broadcast import Arrays, encode
 from tacit.models.errors import InputError
 from tacit.models.messages import all_finite
 from tacit.models.noise import NoisePlan, adapted_clip, initial_clip
@@ -336,18 +337,26 @@ class Run:
     def _training(
         self, at: Occasion, state: RunState, cohort: tuple[str, ...], wanted: int, snapshot: bytes
     ) -> tuple[Summing, NoisePlan | None]:
+        arrays, _ = self._broadcast(state)
         if self.budget is None:
             if self.masking is None:
-                return Training(at, state.vector, self._by_examples), None
-            return MaskedTraining(at, state.vector, cohort, self.masking, snapshot, wanted), None
+                return Training(at, arrays, self._by_examples), None
+            return MaskedTraining(at, arrays, cohort, self.masking, snapshot, wanted), None
         try:
             noise = self.budget.plan(state, wanted)
         except PrivacyError as error:
             raise Infeasible(str(error), "ask more clients") from None
         words = Keystream(self.randomness.key("central-noise", at.run, at.round, at.attempt))
         if self.masking is None:
-            return ProtectedTraining(at, state.vector, noise, words), noise
-        return NoisedTraining(at, state.vector, cohort, self.masking, noise, words, snapshot, wanted), noise
+            return ProtectedTraining(at, arrays, noise, words), noise
+        return NoisedTraining(at, arrays, cohort, self.masking, noise, words, snapshot, wanted), noise
+
+    def _broadcast(self, state: RunState) -> tuple[Arrays, NDArray[np.float32] | None]:
+        """Return the vector as it travels after a state, always the same, and what the next one makes up for."""
+        try:
+            return encode(state.vector, state.carry, self.plan.recipe.training.broadcast)
+        except OverflowError as error:
+            raise RunFailed(f"round {state.round + 1}: {error}; try a smaller learning rate") from None
 
     def _deliver_receipts(self, number: int) -> None:
         """Deliver the receipts that are still owed; whoever does not answer soon has one less."""
@@ -411,6 +420,8 @@ class Run:
     ) -> RunState:
         started = self.clock()
         metrics: dict[str, float] = {}
+        if report.participants:  # somebody was sent the vector: what it lacked goes with the next one
+            state = replace(state, carry=self._broadcast(state)[1])
         if result is not None:
             if not math.isnan(result.mean_loss):
                 metrics["train_loss"] = result.mean_loss

@@ -13,7 +13,7 @@ from tacit.printing import Format, format_option, print_fields, print_json, prin
 
 if TYPE_CHECKING:
     from tacit.client.cli.tried import Tried
-    from tacit.client.rehearsal import Leaving, Step
+    from tacit.client.rehearsal import Arriving, Leaving, Step
 
 
 @click.command()
@@ -36,14 +36,15 @@ def outbox(
     """Do what RECIPE asks of one client in its first round, on your data, and show every field that would leave.
 
     For each: bytes, shape, norm before and after clipping, noise, whether a mask hides it, and what the round costs.
-    Nothing leaves, and nothing is written to the ledger or the account. What the policy says to it is shown beside it.
+    Nothing leaves, and nothing is written to the ledger or the account. What the policy says to it is shown beside it,
+    and what would come in.
 
     Example: tacit agent outbox --dry-run recipe.toml --data visits
     """
     if not dry_run:
         raise click.UsageError("what leaves is decided by the running agent; give --dry-run to try a recipe")
     from tacit.client.cli.tried import tried
-    from tacit.client.rehearsal import leaving, refusal
+    from tacit.client.rehearsal import arriving, leaving, refusal
     from tacit.client.training import Refused
     from tacit.models.training import TrainingDiverged
     from tacit.privacy.errors import PrivacyError
@@ -54,15 +55,17 @@ def outbox(
             right = "`tacit agent policy check` says what to approve"
             raise InputError("runs code that the policy does not approve", where="model.factory", right=right)
         answers = {step.name: refusal(step, made.consent) for step in made.steps}
+        arrivals = [field for step in made.steps for field in arriving(step)]
         fields = [field for step in made.steps for field in leaving(step, made.held, made.bench)]
         cost = _cost(made, made.steps[-1])
     except (PrivacyError, Refused, TrainingDiverged) as error:
         raise click.ClickException(str(error)) from None
     if output == "json":
         steps = [{"step": step, "refused_because": reason or None} for step, reason in answers.items()]
-        print_json({"data": made.dataset, "cohort": made.cohort, "steps": steps, "fields": fields, "cost": cost})
+        shown = {"steps": steps, "arriving": arrivals, "fields": fields, "cost": cost}
+        print_json({"data": made.dataset, "cohort": made.cohort} | shown)
     else:
-        _print(made, answers, fields, cost)
+        _print(made, answers, arrivals, fields, cost)
 
 
 def _cost(made: Tried, step: Step) -> dict[str, Any] | None:
@@ -103,16 +106,27 @@ def _cost(made: Tried, step: Step) -> dict[str, Any] | None:
     }
 
 
-def _print(made: Tried, answers: dict[str, str], fields: list[Leaving], cost: dict[str, Any] | None) -> None:
+def _print(
+    made: Tried,
+    answers: dict[str, str],
+    arrivals: list[Arriving],
+    fields: list[Leaving],
+    cost: dict[str, Any] | None,
+) -> None:
     click.echo(f"tried on {made.dataset} as one of {made.cohort} clients; nothing left, and nothing was written")
     for step, reason in answers.items():
         click.echo(f"{step}: the policy would {'refuse it: ' + reason if reason else 'accept it'}")
-    click.echo()
+    click.echo("\nwould come in")
+    print_table(
+        ("step", "field", "shape", "type", "bytes"),
+        [(field.step, field.field, _shape(field.shape), field.kind, field.bytes) for field in arrivals],
+    )
+    click.echo("\nwould leave")
     rows = [
         (
             field.step,
             field.field,
-            " x ".join(map(str, field.shape)),
+            _shape(field.shape),
             field.bytes,
             field.masked,
             field.norm,
@@ -133,6 +147,10 @@ def _print(made: Tried, answers: dict[str, str], fields: list[Leaving], cost: di
     print_fields({name.replace("_", " "): value for name, value in cost.items() if name not in ("unit", "row")})
     if cost["granted"] is None:
         click.echo("nothing is granted for it: the ledger would not pay")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _protected(cost: dict[str, Any]) -> str:

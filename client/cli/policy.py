@@ -63,6 +63,7 @@ def check(
     from tacit.client.cli.tried import tried
     from tacit.client.own_code import code_digest
     from tacit.client.rehearsal import refusal
+    from tacit.models.broadcast import size_of
     from tacit.privacy.errors import PrivacyError
 
     try:
@@ -71,7 +72,7 @@ def check(
     except PrivacyError as error:
         raise click.ClickException(str(error)) from None
     factory = made.recipe.model.factory
-    sizes = [int(step.instruction.arrays["vector"].size) for step in made.steps if step.instruction.arrays]
+    sizes = [size for step in made.steps if (size := size_of(step.instruction.arrays)) is not None]
     found = {
         "accepted": not any(refusals.values()),
         "steps": [

@@ -19,7 +19,7 @@ from tacit.server.flower import GridTransport
 from tacit.server.rounds import Request
 from tacit.server.superlink import SuperLink
 from tacit.simulations.benchmarks.federation_agents import agents
-from tacit.simulations.benchmarks.federation_round import ROUNDS, round_figures
+from tacit.simulations.benchmarks.federation_round import ROUNDS, round_figures, traffic_figures
 from tacit.simulations.benchmarks.figure import Figure, absent
 from tacit.simulations.benchmarks.stock_flower import Unmeasured
 from tacit.simulations.benchmarks.stock_flower import stage_seconds as stock_stage_seconds
@@ -94,4 +94,5 @@ def figures(quick: bool) -> list[Figure]:
     found = [stage_figure(count, 20 if quick else 100) for count in BOUNDS]
     if quick:
         return [*found, *round_figures(small, 3)]
-    return [*found, stage_figure(MANY, 10), stock_figure(), *round_figures(small, 10), *round_figures(large, 3)]
+    found += [stage_figure(MANY, 10), stock_figure(), *round_figures(small, 10), *round_figures(large, 3)]
+    return [*found, *traffic_figures(3)]

@@ -1,7 +1,8 @@
 """A whole round of a real federation: ten agents in processes of their own, masks, noise, a database, and real HTTP.
 
 Each agent takes one step of training on a few rows, so that nearly all of a round is what comes on top of training. Ten
-agents share the cores of one machine, where a deployment has a machine for each. Run as
+agents share the cores of one machine, where a deployment has a machine for each. How many bytes an agent gets and sends
+in a round is counted for each form that a model may travel in. Run as
 `python -m tacit.simulations.benchmarks.federation_round PORT` this is the agents: standard input has the recipe and the
 seed of their keys.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import math
 import os
 import resource
 import signal
@@ -22,12 +24,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import sub
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from tacit.client.connection import Address, Connection
 from tacit.client.fleet import Resident
+from tacit.models.broadcast import Form
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.identity import Identity
@@ -69,6 +74,7 @@ privacy.clip = 1.0
 privacy.delta = 1e-5
 
 [training]
+broadcast = "{form}"
 rounds = {rounds}
 local_steps = 1
 batch_size = 32
@@ -79,9 +85,9 @@ deadline_seconds = 120
 """
 
 
-def recipe_of(hidden: int, rounds: int) -> Recipe:
-    """Return ten agents that take one step a round."""
-    return parse_recipe(RECIPE.format(agents=AGENTS, hidden=hidden, rounds=rounds))
+def recipe_of(hidden: int, rounds: int, form: Form = "float32") -> Recipe:
+    """Return ten agents that take one step a round, and a model that travels in some form."""
+    return parse_recipe(RECIPE.format(agents=AGENTS, hidden=hidden, rounds=rounds, form=form))
 
 
 def round_figures(name: str, rounds: int) -> list[Figure]:
@@ -103,7 +109,7 @@ def round_figures(name: str, rounds: int) -> list[Figure]:
         bound,
         f"{AGENTS} agents on {os.cpu_count()} cores, {measured.parameters} parameters, five exchanges with masks and "
         f"noise, one step of training each; median of {rounds}, {measured.processor_seconds:.1f} processor seconds of "
-        "all parties a round",
+        f"all parties a round; {measured.bytes_to} bytes to each agent and {measured.bytes_from} from it",
     )
     if name == MEMORY_OF:
         model_mb = 4e-6 * measured.parameters
@@ -126,6 +132,25 @@ def round_figures(name: str, rounds: int) -> list[Figure]:
     ]
 
 
+def traffic_figures(rounds: int) -> list[Figure]:
+    """Count an agent's bytes in a round of the small model, for each form that the model may travel in."""
+    hidden, found = ROUNDS[IDLE_AFTER][0], list[Figure]()
+    for form in get_args(Form):
+        name = f"bytes_to_agent_{form}"
+        try:
+            measured = measure(recipe_of(hidden, rounds + 1, form), idle=False)
+        except TimeoutError as error:
+            found.append(absent(name, "bytes", str(error)))
+            continue
+        alone = 4.0 * measured.parameters
+        detail = (
+            f"in a round, median of {rounds}; the model {measured.parameters} parameters, the rest its plan, the offer "
+            f"and the protocol; {measured.bytes_from} bytes from the agent"
+        )
+        found.append(Figure(name, measured.bytes_to, "bytes", "the model as float32", alone, detail))
+    return found
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a run took.
@@ -134,6 +159,7 @@ class Measured:
         seconds: of each round but the first.
         processor_seconds: of all parties in one of these, which other work on the machine does not change.
         parameters: of the model.
+        bytes_to, bytes_from: an agent, in one of these rounds.
         idle_mb, idle_percent: an agent's memory and part of a core when the run was over.
         grown_mb: how far the coordinator's memory rose above what it was before the run.
     """
@@ -141,13 +167,15 @@ class Measured:
     seconds: list[float]
     processor_seconds: float
     parameters: int
+    bytes_to: int
+    bytes_from: int
     idle_mb: float
     idle_percent: float
     grown_mb: float
 
 
-def measure(recipe: Recipe) -> Measured:
-    """Run a federation.
+def measure(recipe: Recipe, *, idle: bool = True) -> Measured:
+    """Run a federation, and look at an agent that has nothing to do where `idle` says so.
 
     Raises:
         TimeoutError: its agents did not start.
@@ -156,6 +184,7 @@ def measure(recipe: Recipe) -> Measured:
     masking = enrol(federation, recipe, SeededRandomness(seed))
     members = Loopback.generate(federation.names.values(), SeededRandomness(seed)).members
     plan, reports, spent = Plan(recipe, federation.schema), list[RoundReport](), list[float]()
+    traffic: list[tuple[int, int]] = []  # bytes to and from all agents so far
     parameters = check_network(plan)
     federation.agents.clear()  # theirs is another process
     identity = Identity(os.urandom(32))
@@ -179,6 +208,7 @@ def measure(recipe: Recipe) -> Measured:
             def after(report: RoundReport) -> None:
                 reports.append(report)
                 spent.append(time.process_time() + sum(map(_processor_seconds, _children(parent))))
+                traffic.append((link.traffic.sent, link.traffic.received))
 
             before = memory_mb(peak=False)
             Run(
@@ -192,10 +222,12 @@ def measure(recipe: Recipe) -> Measured:
                 on_round=after,
             ).execute()
             grown_mb = memory_mb(peak=True) - before
-            idle_mb, idle_percent = _idle(parent)
+            idle_mb, idle_percent = _idle(parent) if idle else (math.nan, math.nan)
     seconds = [report.seconds for report in reports if report.committed and report.number > 1]
     per_round = (spent[-1] - spent[1]) / (len(spent) - 2)  # the preparation and the first round left out
-    return Measured(seconds, per_round, parameters, idle_mb, idle_percent, grown_mb)
+    pairs = zip(*traffic[1:], strict=True)
+    bytes_to, bytes_from = (round(statistics.median(map(sub, some[1:], some)) / AGENTS) for some in pairs)
+    return Measured(seconds, per_round, parameters, bytes_to, bytes_from, idle_mb, idle_percent, grown_mb)
 
 
 def memory_mb(*, peak: bool) -> float:

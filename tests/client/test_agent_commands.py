@@ -268,6 +268,9 @@ def test_a_dry_run_shows_every_field_and_its_cost_and_writes_nothing(owner: Owne
     shown = owner.reads("outbox", "--dry-run", "recipe.toml")
     assert contents() == before
     assert [step["refused_because"] for step in shown["steps"]] == [None, None]
+    arriving = {(field["step"], field["field"]): field for field in shown["arriving"]}
+    assert ("preparation", "plan") in arriving and arriving["training", "offer"]["bytes"] > 0
+    assert arriving["training", "vector"]["shape"] == [42] and arriving["training", "vector"]["bytes"] == 168
     update = next(field for field in shown["fields"] if field["field"] == "update")
     assert update["masked"] and update["shape"] == [42] and update["noise_deviation"] > 0
     assert update["norm_clipped"] <= 1.0 + 1e-9 and update["norm_clipped"] <= update["norm"] + 1e-9

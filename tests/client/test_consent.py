@@ -14,6 +14,7 @@ from tacit.client.consent import Consent
 from tacit.client.journal import AgentJournal
 from tacit.client.policy import Policy
 from tacit.client.training import Workbench
+from tacit.models.broadcast import encode
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.messages import Instruction, Reply
 from tacit.models.plan import Plan
@@ -153,3 +154,13 @@ def test_a_pause_between_an_offer_and_its_input_keeps_the_input_back() -> None:
     consent.paused = lambda: next(looks)
     assert ask(agent, prepared(*LOCAL)).reason.startswith("paused: ")
     assert spent(consent, "client") == 0 and consent.journal.participations("run") == 0
+
+
+@pytest.mark.parametrize("form", ["float32", "float16", "int8"])
+def test_an_update_is_paid_for_and_limits_hold_however_the_model_travels(form: Any) -> None:
+    arrays, _ = encode(np.linspace(-1, 1, 10, dtype=np.float32), None, form)
+    asked = Instruction("train", "run", 1, 0, prepared(*LOCAL).encode(), arrays=arrays)
+    agent, consent = owned()
+    assert agent.handle(asked).outcome == "ok" and spent(consent, "client") > 0
+    agent, consent = owned(limits={"max_parameters": 9})
+    assert agent.handle(asked).reason.startswith("parameters-limit: ")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tacit.client.masked import MOST_OWED, MaskedMember, Membership, vector_digest
+from tacit.client.masked import MOST_OWED, MaskedMember, Membership
+from tacit.models.broadcast import digest
 from tacit.models.messages import MASKED_ACTIONS, Instruction, Reply
 from tacit.privacy.codec import sha256
 from tacit.privacy.errors import LocalProtocolError, PrivacyError, RemoteProtocolError
@@ -50,8 +51,9 @@ class Scene:
 
     def offer(self, number: int = 1, attempt: int = 0, mode: str = REAL) -> Offer:
         return Offer.plan(
-            run="run", round=number, attempt=attempt, model_digest=vector_digest(VECTOR), recipe_digest=sha256(PLAN),
-            layout=LAYOUT, rotation_seed=bytes(32), cohort=5, min_cohort=2, colluders=0, dropout=0.0, mode=mode,
+            run="run", round=number, attempt=attempt, model_digest=digest({"vector": VECTOR}),
+            recipe_digest=sha256(PLAN), layout=LAYOUT, rotation_seed=bytes(32), cohort=5, min_cohort=2, colluders=0,
+            dropout=0.0, mode=mode,
         )  # fmt: skip
 
     def begin(self, number: int = 1, attempt: int = 0) -> ServerRound:

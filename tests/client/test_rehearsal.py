@@ -14,8 +14,9 @@ from tacit.client.consent import Consent
 from tacit.client.journal import AgentJournal
 from tacit.client.own_code import code_digest
 from tacit.client.policy import Policy
-from tacit.client.rehearsal import RUN, Held, Leaving, Step, approves_code, leaving, refusal, steps
+from tacit.client.rehearsal import RUN, Held, Leaving, Step, approves_code, arriving, leaving, refusal, steps
 from tacit.client.training import AgentState, Workbench
+from tacit.models.broadcast import size_of
 from tacit.models.data import open_source
 from tacit.models.data.rows import Source
 from tacit.models.errors import InputError
@@ -45,6 +46,7 @@ LOCAL = (*CLIENT, "privacy.noise=local")
 ADAPTIVE = (*CLIENT, "privacy.clip=adaptive")
 EXAMPLE = ("privacy.unit=example", "privacy.noise_multiplier=1", "privacy.sample_rate=0.1")
 PLAIN = ("secure_aggregation.enabled=false",)
+ROUNDED = (*CLIENT, "training.broadcast=int8")
 DRAWS = SeededRandomness(b"r" * 32)
 
 
@@ -67,23 +69,44 @@ def fields(*overrides: str) -> dict[str, Leaving]:
     return {field.field: field for field in take(made[-1])}
 
 
-@pytest.mark.parametrize("overrides", [(), CLIENT, LOCAL, ADAPTIVE, EXAMPLE])
+@pytest.mark.parametrize("overrides", [(), CLIENT, LOCAL, ADAPTIVE, EXAMPLE, ROUNDED])
 def test_the_offers_are_those_that_a_coordinator_makes(overrides: tuple[str, ...]) -> None:
     made, _ = tried(*overrides)
     parsed = recipe(*overrides)
     masking = Masking(Identity(bytes(32)), frozenset(), parsed.secure_aggregation, DRAWS)
     for step in made:
         assert step.offer is not None
-        vector = step.instruction.arrays.get("vector")
-        noise = None if vector is None or parsed.privacy.unit == "none" else noise_plan(parsed, vector.size, 8, 8)
+        size = size_of(step.instruction.arrays)
+        noise = None if size is None or parsed.privacy.unit == "none" else noise_plan(parsed, size, 8, 8)
         at = Occasion(RUN, step.offer.round, 0, step.instruction.plan)
-        theirs = masking.offer(at, vector, step.offer.layout, 8, noise)
+        theirs = masking.offer(at, step.instruction.arrays, step.offer.layout, 8, noise)
         ours = vars(step.offer)
         different = {name for name, value in vars(theirs).items() if ours[name] != value}
         assert different == {"rotation_seed"}  # drawn anew for each offer
 
 
-@pytest.mark.parametrize("overrides", [(), CLIENT, LOCAL, ADAPTIVE, EXAMPLE])
+@pytest.mark.parametrize(
+    ("overrides", "model"),
+    [
+        ((), [("vector", "float32", 168)]),
+        (("training.broadcast=float16",), [("codes", "float16", 84), ("scales", "float32", 4)]),
+        (("training.broadcast=int8",), [("codes", "int8", 42), ("scales", "float32", 4)]),
+    ],
+)
+@pytest.mark.parametrize("masks", [(), PLAIN])
+def test_what_would_come_in_is_the_plan_the_offer_and_the_model_as_it_travels(
+    overrides: tuple[str, ...], model: list[tuple[str, str, int]], masks: tuple[str, ...]
+) -> None:
+    made, _ = tried(*overrides, *masks)
+    preparation, training = ([(field.field, field.kind, field.bytes) for field in arriving(step)] for step in made)
+    heads = [("plan", ""), ("offer", "")][: 1 if masks else 2]
+    assert [field[:2] for field in preparation] == heads
+    assert [field[:2] for field in training[: len(heads)]] == heads
+    assert training[len(heads) :] == model  # of 13 columns and 3 classes
+    assert training[0][2] == len(made[-1].instruction.plan)
+
+
+@pytest.mark.parametrize("overrides", [(), CLIENT, LOCAL, ADAPTIVE, EXAMPLE, ROUNDED])
 def test_masked_fields_are_as_long_as_the_packed_vector(overrides: tuple[str, ...]) -> None:
     made, take = tried(*overrides)
     for step in made:

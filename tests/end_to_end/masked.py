@@ -19,7 +19,7 @@ from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import SeededRandomness
 from tacit.server.app import build_app as server_app
-from tacit.server.budget import open_budget
+from tacit.server.budget import Budget, open_budget
 from tacit.server.checkpoints import RunState
 from tacit.server.feasibility import check_network
 from tacit.server.flower import GridTransport
@@ -185,10 +185,7 @@ class Masked:
         grid = InProcessGrid(leaving, self.clients, gone)  # type: ignore[arg-type]
 
         plan = changes.pop("plan", Plan(self.recipe, SCHEMA))
-        budget = None
-        if self.recipe.privacy.unit != "none":
-            size, identity = check_network(plan), Identity(bytes(32))
-            budget = open_budget(self.store, self.recipe, self.name, size, self.clients, identity, repeatable=True)
+        budget = self.budget(plan)
 
         def main(given: Grid, context: Context) -> None:
             run = changes.pop("kind", Run)(
@@ -209,6 +206,13 @@ class Masked:
         with task_identity():
             server_app(main)(grid, server_context())
         return outcomes[0]
+
+    def budget(self, plan: Plan | None = None) -> Budget | None:
+        """Return what pays for the rounds, if they promise anything."""
+        if self.recipe.privacy.unit == "none":
+            return None
+        size, identity = check_network(plan or Plan(self.recipe, SCHEMA)), Identity(bytes(32))
+        return open_budget(self.store, self.recipe, self.name, size, self.clients, identity, repeatable=True)
 
     def report(self, number: int, attempt: int = 0) -> RoundReport:
         (found,) = [r for r in self.recorder.reports if (r.number, r.attempt) == (number, attempt)]

@@ -17,6 +17,7 @@ SETTINGS = [
     "training.cohort=5",
     "secure_aggregation.min_cohort=4",
     "evaluation.validation=0.1",
+    "training.broadcast=int8",
 ]
 
 
@@ -88,6 +89,8 @@ def uninterrupted() -> tuple[DeadlyMemory, RunState, int]:
 
 def assert_the_same(memory: Memory, state: RunState, expected: tuple[DeadlyMemory, RunState, int]) -> None:
     assert state.vector.tobytes() == expected[1].vector.tobytes()
+    assert state.carry is not None and expected[1].carry is not None
+    assert state.carry.tobytes() == expected[1].carry.tobytes()
     assert {name: moment.tobytes() for name, moment in state.moments.items()} == {
         name: moment.tobytes() for name, moment in expected[1].moments.items()
     }

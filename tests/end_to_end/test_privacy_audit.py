@@ -146,9 +146,9 @@ class Rounds:
         words = Keystream(self.randomness.key("central-noise", at.run, at.round, at.attempt))
         exchanges: NoisedTraining | ProtectedTraining
         if self.masking is None:
-            exchanges = ProtectedTraining(at, vector, self.noise, words)
+            exchanges = ProtectedTraining(at, {"vector": vector}, self.noise, words)
         else:
-            exchanges = NoisedTraining(at, vector, NAMES, self.masking, self.noise, words)
+            exchanges = NoisedTraining(at, {"vector": vector}, NAMES, self.masking, self.noise, words)
         for name in self.answering:
             reply = self.agents[name].handle(exchanges.request(0, name))
             assert reply.outcome == "ok", reply.reason

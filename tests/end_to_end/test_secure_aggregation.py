@@ -20,7 +20,7 @@ from tacit.server.exchanges import Occasion
 from tacit.server.masked import masked_sum
 from tacit.server.run import RunFailed
 
-from .masked import RECIPE, SCHEMA, Masked, Memory, honest
+from .masked import RECIPE, SCHEMA, Masked, Memory, flipped, honest
 
 KINDS = (Advertise, Shares, MaskedInput, Accusation, SurvivorSignature, UnmaskShares)
 MODEL = ["model.name=mlp", "model.hidden=[300]"]  # large enough for a test of its bytes
@@ -162,7 +162,7 @@ def test_an_offer_without_masks_is_refused_by_every_agent_that_is_no_simulation(
     from tacit.models.contributions import training_layout
 
     at = Occasion("run", 3, 0, plan)
-    exchanges = masked_sum(at, vector, training_layout(12, 10), tuple(real.names.values()), real.masking)
+    exchanges = masked_sum(at, {"vector": vector}, training_layout(12, 10), tuple(real.names.values()), real.masking)
     request = exchanges.request(0, "c00")
     assert request.action == "contribute"
     for agent in real.agents.values():
@@ -186,7 +186,7 @@ def test_an_agent_shares_no_key_over_an_offer_that_is_not_about_what_came_with_i
                 "round": lambda: replace(instruction, round=7),
                 "attempt": lambda: replace(instruction, attempt=7),
                 "layout": lambda: replace(instruction, arrays={}),
-                "offer": lambda: replace(instruction, message=instruction.message[:-1] + b"\0"),
+                "offer": lambda: replace(instruction, message=flipped(instruction.message)),
             }[changed]()
             reply = agent(instruction)
             reasons.append(reply.reason)

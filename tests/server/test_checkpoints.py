@@ -39,8 +39,10 @@ def assert_same(one: RunState, other: RunState) -> None:
     assert (one.round, one.plan, one.best_round, one.best_value, one.stopped) == (
         other.round, other.plan, other.best_round, other.best_value, other.stopped
     )  # fmt: skip
-    assert one.moments.keys() == other.moments.keys()
+    assert one.moments.keys() == other.moments.keys() and (one.carry is None) == (other.carry is None)
     pairs = [(one.vector, other.vector), *((one.moments[name], other.moments[name]) for name in one.moments)]
+    if one.carry is not None and other.carry is not None:
+        pairs.append((one.carry, other.carry))
     for first, second in pairs:
         assert first.dtype == second.dtype == np.float32
         assert first.tobytes() == second.tobytes()
@@ -54,15 +56,22 @@ def listing(directory: Path) -> dict[str, bytes]:
     number=st.integers(0, 999_999),
     vector=VECTORS,
     moments=st.dictionaries(st.text("abc/_", min_size=1, max_size=5), VECTORS, max_size=3),
+    carry=st.none() | VECTORS,
     best=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     stopped=st.text(max_size=20),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_read_is_what_was_written(
-    tmp_path: Path, number: int, vector: np.ndarray, moments: dict, best: float | None, stopped: str
+    tmp_path: Path,
+    number: int,
+    vector: np.ndarray,
+    moments: dict,
+    carry: np.ndarray | None,
+    best: float | None,
+    stopped: str,
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    written = state(number, vector=vector, moments=moments, best_value=best, stopped=stopped)
+    written = state(number, vector=vector, moments=moments, carry=carry, best_value=best, stopped=stopped)
     try:
         stopped.encode()
     except UnicodeEncodeError:

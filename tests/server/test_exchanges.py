@@ -22,7 +22,7 @@ REGRESSED = Schema((Column("age", "numeric"),), "y")
 
 
 def training(by_examples: bool = True) -> Training:
-    return Training(AT, np.zeros(SIZE, np.float32), by_examples)
+    return Training(AT, {"vector": np.zeros(SIZE, np.float32)}, by_examples)
 
 
 def update(value: float, examples: Any = 10, loss: Any = 0.5) -> Reply:
@@ -35,7 +35,7 @@ def update(value: float, examples: Any = 10, loss: Any = 0.5) -> Reply:
 def test_a_training_request_carries_the_global_vector_itself_and_where_it_belongs() -> None:
     exchange = training()
     instruction = exchange.request(0, "a")
-    assert instruction.arrays["vector"] is exchange.vector
+    assert instruction.arrays is exchange.arrays
     assert (instruction.action, instruction.run, instruction.round, instruction.attempt) == ("train", "run", 3, 1)
     assert instruction.plan == b"plan"
 

@@ -304,7 +304,7 @@ def test_a_round_holds_the_global_vector_one_sum_and_one_reply_whatever_the_coho
     transport = transport_over(answers, clients)
     tracemalloc.start()
     try:
-        exchange = Training(Occasion("run", 1, 0, b"plan"), np.zeros(size, np.float32), by_examples=True)
+        exchange = Training(Occasion("run", 1, 0, b"plan"), {"vector": np.zeros(size, np.float32)}, by_examples=True)
         current = Round(transport.clients(), clients, exchange, deadline_seconds=10, quorum=1)
         drive(current, transport)
         assert current.state is RoundState.COMPLETE
@@ -327,7 +327,7 @@ def test_requests_that_a_finished_round_leaves_behind_are_forgotten() -> None:
     grid = InProcessGrid(app_that(answers), 10)
     transport = GridTransport(grid, now=grid.now, pause=grid.pause, forget=grid.discard, share_memory=True)
     for number in range(3):
-        exchange = Training(Occasion("run", number, 0, b"plan"), np.zeros(2, np.float32), by_examples=True)
+        exchange = Training(Occasion("run", number, 0, b"plan"), {"vector": np.zeros(2, np.float32)}, by_examples=True)
         drive(Round(transport.clients(), 4, exchange, deadline_seconds=10, quorum=1), transport)
     assert answered == 3 * [FIRST_NODE + index for index in range(4)]
     assert not grid._queue
@@ -338,7 +338,7 @@ def test_what_is_open_is_abandoned_even_when_a_round_breaks_off() -> None:
         raise KeyboardInterrupt
 
     transport = transport_over(answers, 3)
-    exchange = Training(Occasion("run", 1, 0, b"plan"), np.zeros(2, np.float32), by_examples=True)
+    exchange = Training(Occasion("run", 1, 0, b"plan"), {"vector": np.zeros(2, np.float32)}, by_examples=True)
     with pytest.raises(KeyboardInterrupt):
         drive(Round(transport.clients(), 3, exchange, deadline_seconds=10, quorum=1), transport)
     assert not transport._open
@@ -351,7 +351,7 @@ def test_a_reply_of_the_wrong_kind_is_dropped_by_the_round_and_the_others_count(
         return Message(records(header(body={"examples": 5, "loss": 0.5}), {"update": packed}), reply_to=message)
 
     transport = transport_over(answers, 3)
-    exchange = Training(Occasion("run", 1, 0, b"plan"), np.zeros(2, np.float32), by_examples=True)
+    exchange = Training(Occasion("run", 1, 0, b"plan"), {"vector": np.zeros(2, np.float32)}, by_examples=True)
     current = Round(transport.clients(), 3, exchange, deadline_seconds=10, quorum=0.5)
     drive(current, transport)
     assert current.state is RoundState.COMPLETE

@@ -30,7 +30,7 @@ from tacit.server.rounds import Participant, RoundAborted
 
 NAMES = tuple(f"m{at:02d}" for at in range(10))
 PARTIES = Loopback.generate(NAMES, SeededRandomness(b"p" * 32), verify=VerifiedSignatures())
-VECTOR = np.zeros(4, np.float32)
+MODEL = {"vector": np.zeros(4, np.float32)}
 AT = Occasion("run", 1, 0, b"plan")
 
 
@@ -83,7 +83,7 @@ class Members:
 
 
 def test_an_offer_says_what_the_recipe_says() -> None:
-    offer = masking(min_cohort=4, dropout=0.2, colluding=0.25).offer(AT, VECTOR, training_layout(4, 10), 10)
+    offer = masking(min_cohort=4, dropout=0.2, colluding=0.25).offer(AT, MODEL, training_layout(4, 10), 10)
     assert (offer.cohort, offer.min_cohort, offer.min_survivors, offer.colluders) == (10, 4, 8, 2)
     assert (offer.dropout_ppm, offer.graph, offer.mode, offer.mechanism) == (200_000, "complete", "real", "none")
     assert offer.attempt_key == ("run", 1, 0) and offer.last_receipt == NO_DIGEST
@@ -91,7 +91,7 @@ def test_an_offer_says_what_the_recipe_says() -> None:
 
 @pytest.mark.parametrize("cohort", [COMPLETE_GRAPH_MOST, COMPLETE_GRAPH_MOST + 1, 10_000])
 def test_large_cohorts_share_masks_with_neighbours_only(cohort: int) -> None:
-    offer = masking(colluding=0.05, dropout=0.05).offer(AT, VECTOR, training_layout(4, cohort), cohort)
+    offer = masking(colluding=0.05, dropout=0.05).offer(AT, MODEL, training_layout(4, cohort), cohort)
     assert offer.graph == graph_of(cohort) == ("complete" if cohort <= COMPLETE_GRAPH_MOST else "regular")
 
 
@@ -114,18 +114,18 @@ def test_thresholds_that_cannot_be_met_name_the_number_to_change(
     cohort: int, settings: dict[str, Any], change: str
 ) -> None:
     with pytest.raises(Infeasible) as caught:
-        masking(**settings).offer(AT, VECTOR, training_layout(4, cohort), cohort)
+        masking(**settings).offer(AT, MODEL, training_layout(4, cohort), cohort)
     assert change in caught.value.change
 
 
 @given(st.integers(5, 200), st.floats(0, 0.99), st.floats(0, 0.4))
 def test_a_dropout_that_is_advised_is_feasible(cohort: int, dropout: float, colluding: float) -> None:
     try:
-        masking(dropout=dropout, colluding=colluding).offer(AT, VECTOR, training_layout(4, cohort), cohort)
+        masking(dropout=dropout, colluding=colluding).offer(AT, MODEL, training_layout(4, cohort), cohort)
     except Infeasible as error:
         if advised := re.match(r"lower dropout to at most ([\d.e-]+)", error.change):
             settings = {"dropout": float(advised[1]), "colluding": colluding}
-            masking(**settings).offer(AT, VECTOR, training_layout(4, cohort), cohort)
+            masking(**settings).offer(AT, MODEL, training_layout(4, cohort), cohort)
 
 
 @given(st.integers(0, 300), st.floats(0, 0.99), st.floats(0, 0.99), st.integers(2, 50))
@@ -134,7 +134,7 @@ def test_whatever_the_thresholds_an_offer_is_made_or_refused_in_words(
 ) -> None:
     part = masking(dropout=dropout, colluding=colluding, min_cohort=min_cohort)
     try:
-        offer = part.offer(AT, VECTOR, training_layout(4, max(cohort, 1)), cohort)
+        offer = part.offer(AT, MODEL, training_layout(4, max(cohort, 1)), cohort)
     except Infeasible as error:
         assert error.what and error.change and "\n" not in str(error)
     else:
@@ -146,7 +146,7 @@ def test_whatever_the_thresholds_an_offer_is_made_or_refused_in_words(
 
 def test_the_weighted_mean_of_updates_and_losses_comes_out() -> None:
     members, part = Members(), masking()
-    exchanges = MaskedTraining(AT, VECTOR, NAMES, part)
+    exchanges = MaskedTraining(AT, MODEL, NAMES, part)
     assert exchanges.names == MASKED_ACTIONS
     members.run(exchanges, {2: {"m01"}})
     result = exchanges.result()
@@ -156,7 +156,7 @@ def test_the_weighted_mean_of_updates_and_losses_comes_out() -> None:
 
 
 def test_model_and_plan_travel_with_the_offer_alone() -> None:
-    members, exchanges = Members(), MaskedTraining(AT, VECTOR, NAMES, masking())
+    members, exchanges = Members(), MaskedTraining(AT, MODEL, NAMES, masking())
     asked = NAMES
     for exchange in range(5):
         for name in asked:
@@ -168,14 +168,14 @@ def test_model_and_plan_travel_with_the_offer_alone() -> None:
 
 
 def test_a_sum_without_weight_has_no_mean() -> None:
-    members, exchanges = Members(weight=0.0), MaskedTraining(AT, VECTOR, NAMES, masking())
+    members, exchanges = Members(weight=0.0), MaskedTraining(AT, MODEL, NAMES, masking())
     members.run(exchanges)
     with pytest.raises(ZeroDivisionError, match="contributions without weight"):
         exchanges.result()
 
 
 def test_nobody_who_may_have_sent_an_input_is_asked_again() -> None:
-    members, exchanges = Members(), MaskedTraining(AT, VECTOR, NAMES, masking())
+    members, exchanges = Members(), MaskedTraining(AT, MODEL, NAMES, masking())
     members.run(exchanges, until=2)
     assert exchanges.may_retry is None
     for name in NAMES[:4]:
@@ -187,7 +187,7 @@ def test_nobody_who_may_have_sent_an_input_is_asked_again() -> None:
 
 
 def test_an_attempt_that_is_given_up_keeps_nothing_of_what_was_added_up() -> None:
-    members, exchanges = Members(), MaskedTraining(AT, VECTOR, NAMES, masking())
+    members, exchanges = Members(), MaskedTraining(AT, MODEL, NAMES, masking())
     members.run(exchanges, until=2)
     exchanges.accept(2, "m00", members.answer(exchanges, 2, "m00"))
     server = exchanges.sum._server  # type: ignore[attr-defined]
@@ -199,14 +199,14 @@ def test_an_attempt_that_is_given_up_keeps_nothing_of_what_was_added_up() -> Non
 
 
 def test_who_is_asked_next_is_asked_in_the_order_of_arrival() -> None:
-    members, exchanges = Members(), MaskedTraining(AT, VECTOR, NAMES, masking())
+    members, exchanges = Members(), MaskedTraining(AT, MODEL, NAMES, masking())
     order = tuple(reversed(NAMES))
     for exchange in range(4):
         assert members.exchange(exchanges, exchange, order) == order
 
 
 def test_what_became_of_a_member_says_what_it_did_after_its_input_was_in() -> None:
-    members, exchanges = Members(), MaskedTraining(AT, VECTOR, NAMES, masking())
+    members, exchanges = Members(), MaskedTraining(AT, MODEL, NAMES, masking())
     asked = members.run(exchanges, {1: {"m09"}}, until=3)
     bad = replace(members.answer(exchanges, 3, "m03"), message=b"\x09" + bytes(66))
     with pytest.raises(ValueError, match="wrong-sender|bad-signature"):
@@ -247,7 +247,7 @@ def test_whose_input_has_left_follows_from_what_became_of_everybody() -> None:
 
 
 def elided(part: Masking) -> ElidedSum:
-    exchanges = masked_sum(AT, VECTOR, training_layout(4, 10), NAMES, part)
+    exchanges = masked_sum(AT, MODEL, training_layout(4, 10), NAMES, part)
     assert isinstance(exchanges, ElidedSum)
     return exchanges
 
@@ -296,9 +296,9 @@ def test_too_few_without_masks_are_too_few() -> None:
 
 def test_receipts_are_owed_to_the_survivors_and_chained() -> None:
     members, part = Members(), masking()
-    members.run(MaskedTraining(AT, VECTOR, NAMES, part), {2: {"m04"}})
+    members.run(MaskedTraining(AT, MODEL, NAMES, part), {2: {"m04"}})
     assert set(part.owed) == set(NAMES) - {"m04"}
-    following = MaskedTraining(Occasion("run", 2, 0, b"plan"), VECTOR, NAMES, part)
+    following = MaskedTraining(Occasion("run", 2, 0, b"plan"), MODEL, NAMES, part)
     requests = {name: following.request(0, name) for name in NAMES}
     assert requests["m04"].receipt == b""
     for name in set(NAMES) - {"m04"}:
@@ -318,7 +318,7 @@ def test_a_receipt_that_is_never_taken_is_given_up_and_a_new_one_is_not() -> Non
     assert [part.receipt_for("m00") for _ in range(MOST_DELIVERIES + 2)] == [b"one"] * MOST_DELIVERIES + [b""] * 2
     assert (part.given_up, part.acknowledged, dict(part.owed)) == (1, 0, {"m01": b"other"})
     members = Members()
-    members.run(MaskedTraining(AT, VECTOR, NAMES, part))
+    members.run(MaskedTraining(AT, MODEL, NAMES, part))
     assert set(part.owed) == set(NAMES)
     assert all(part.receipt_for("m00") for _ in range(MOST_DELIVERIES))
 
@@ -343,11 +343,11 @@ def test_charges_add_up_over_rounds_until_nobody_else_can_have_lied() -> None:
             self.charges = frozenset(charges)
 
     part = masking(colluding=0.2, dropout=0.0)
-    part.offer(AT, VECTOR, training_layout(4, 10), 10)  # two of ten may collude
+    part.offer(AT, MODEL, training_layout(4, 10), 10)  # two of ten may collude
     for holder, fault in [("m01", set()), ("m02", set()), ("m02", set()), ("m03", {"m00"})]:
         part.judge(Round(("m00", holder)))  # type: ignore[arg-type]
         assert part.at_fault == fault
-    part.offer(AT, VECTOR, training_layout(4, 5), 5)  # a smaller cohort convicts nobody the sooner
+    part.offer(AT, MODEL, training_layout(4, 5), 5)  # a smaller cohort convicts nobody the sooner
     part.judge(Round(("m05", "m06"), ("m07", "m05")))  # type: ignore[arg-type]
     assert part.at_fault == {"m00"}
 
@@ -364,7 +364,7 @@ population.clients = 50
 
 def test_the_facts_of_a_run_are_those_of_its_offers() -> None:
     facts = aggregation_facts(parse_recipe(RECIPE, ["training.cohort=20"]), 50)
-    offer = masking().offer(AT, VECTOR, training_layout(4, 20), 20)
+    offer = masking().offer(AT, MODEL, training_layout(4, 20), 20)
     assert facts == {
         "enabled": True, "threshold": (20 + 2) // 2 + 1, "min_cohort": 5, "mode": "real",
         "min_survivors": offer.min_survivors, "colluders": offer.colluders, "dropout": 0.2, "graph": offer.graph,

@@ -520,7 +520,7 @@ class DeadlyCheckpoints(Checkpoints):
 
 
 OVERRIDES = ["strategy.name=fedadam", "training.cohort=4", "training.quorum=0.9", "training.over_selection=0.25",
-             "evaluation.validation=0.1", "training.rounds=3"]  # fmt: skip
+             "evaluation.validation=0.1", "training.rounds=3", "training.broadcast=int8"]  # fmt: skip
 
 
 def unlucky(node: int, kind: str, group: str) -> bool:
@@ -577,6 +577,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
 
 def assert_the_same(store: Store, state: RunState, expected: Uninterrupted) -> None:
     assert state.vector.tobytes() == expected.state.vector.tobytes()
+    assert state.carry is not None and expected.state.carry is not None
+    assert state.carry.tobytes() == expected.state.carry.tobytes()
     assert {name: moment.tobytes() for name, moment in state.moments.items()} == {
         name: moment.tobytes() for name, moment in expected.state.moments.items()
     }

@@ -62,7 +62,7 @@ def transport_over(grid: InProcessGrid, **options: Any) -> GridTransport:
 def one_round(grid: InProcessGrid, quorum: float = 0.01, wanted: int | None = None, deadline: float = 600.0) -> Round:
     transport = transport_over(grid)
     cohort = transport.clients()
-    exchange = Training(Occasion("run", 1, 0, b"plan"), np.zeros(2, np.float32), by_examples=True)
+    exchange = Training(Occasion("run", 1, 0, b"plan"), {"vector": np.zeros(2, np.float32)}, by_examples=True)
     current = Round(cohort, wanted or len(cohort), exchange, deadline_seconds=deadline, quorum=quorum)
     drive(current, transport)
     return current
