@@ -165,11 +165,11 @@ class KeptRun:
         except (KeyboardInterrupt, SystemExit, Stopped):
             self.store.set_run_status(self.name, "interrupted", "stopped by hand")
             raise
-        except (Unwritable, StoreUnavailable) as error:
+        except (Unwritable, StoreUnavailable, OSError) as error:
             with suppress(StoreUnavailable):  # it is the newest thing that the store is told; what counts is kept
                 self.store.set_run_status(self.name, "interrupted", str(error))
             raise
-        except (RunFailed, InputError, PrivacyError, OSError) as error:
+        except (RunFailed, InputError, PrivacyError) as error:
             self.store.set_run_status(self.name, "failed", str(error))
             raise
         except BaseException as error:

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from tacit.models.errors import InputError
+from tacit.server.checkpoints import Unwritable
 from tacit.server.store import ModelVersion, NewModelVersion, RunRecord, Store
 
 FILES = ("model.safetensors", "config.json", "README.md")
@@ -96,7 +97,7 @@ class Registry:
             new = NewModelVersion(name, digest, run, round, metrics, details, files)
             self._place(incoming, new)
         except OSError as error:
-            raise InputError(f"cannot be stored ({error.strerror})", where=f"{directory} in {self.root}") from None
+            raise Unwritable(f"cannot be stored ({error.strerror})", where=f"{directory} in {self.root}") from None
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         return new

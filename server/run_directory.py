@@ -14,6 +14,7 @@ from typing import Any
 
 from tacit.models.durable import write_file
 from tacit.models.errors import InputError
+from tacit.server.checkpoints import Unwritable
 from tacit.server.store.records import RoundRecord
 
 _OUTCOMES = ("reported", "dropped", "late", "refused")
@@ -39,7 +40,7 @@ class RunDirectory:
                 "exists already", where=str(self.path), right="choose another --out, or go on with it by --resume"
             ) from None
         except OSError as error:
-            raise InputError(f"cannot be made ({error.strerror})", where=str(self.path)) from None
+            raise Unwritable(f"cannot be made ({error.strerror})", where=str(self.path)) from None
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole."""

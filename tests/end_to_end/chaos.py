@@ -61,6 +61,7 @@ KINDS = (
     "agent's disk full",
     "coordinator's disk full",
 )
+LAST = ("coordinator's disk full", "coordinator killed", "database killed")
 POLICY = """
 [approved]
 models = ["logistic"]
@@ -122,7 +123,7 @@ class Mishap:
 
 
 def mishaps(rounds: int, seed: int, kinds: Sequence[str]) -> list[Mishap]:
-    """Draw one mishap a round, of every kind about equally many."""
+    """Draw one mishap a round, of every kind about equally many, and some for the end, as the model is registered."""
     drawn = random.Random(seed)
     many = list(kinds) * (rounds // len(kinds) + 1)
     found = []
@@ -133,6 +134,9 @@ def mishaps(rounds: int, seed: int, kinds: Sequence[str]) -> list[Mishap]:
         elif kind in ("lines cut", "lines slow"):
             agents = tuple(drawn.sample(NAMES, drawn.randint(1, len(NAMES))))
         found.append(Mishap(number, drawn.uniform(0.0, 2.0), kind, agents, drawn.uniform(1.0, 4.0)))
+    for kind in drawn.sample(LAST, len(LAST)):
+        if kind in kinds:
+            found.append(Mishap(rounds + 1, drawn.uniform(0.0, 0.2), kind, (), drawn.uniform(1.0, 4.0)))
     return found
 
 
@@ -270,15 +274,17 @@ def set_up(path: Path, stack: ExitStack, database: PrivatePostgresql | None, siz
     return Federation(path, opened, agents, wires, store, supervisor, disks, database)
 
 
-def play(federation: Federation, coming: Sequence[Mishap], seconds: float) -> tuple[RunRecord, dict[int, Commitment]]:
+def play(federation: Federation, waiting: list[Mishap], seconds: float) -> tuple[RunRecord, dict[int, Commitment]]:
     """Let mishaps happen to a run until it has ended, and return it with all that was seen committed.
+
+    Those that there was no time for are left in the list.
 
     Raises:
         TimeoutError: it has not ended in time.
         RuntimeError: it was given up.
     """
     seen: dict[int, Commitment] = {}
-    waiting, lasting = list(coming), list[tuple[float, Mishap]]()
+    lasting: list[tuple[float, Mishap]] = []
     strikes_at = None
     deadline = time.monotonic() + seconds
     queue = federation.hub.path / "queue"
@@ -310,7 +316,9 @@ def play(federation: Federation, coming: Sequence[Mishap], seconds: float) -> tu
         time.sleep(0.05)
 
 
-def chaos(path: Path, *, rounds: int, seconds: float, seed: int, kinds: Sequence[str] = KINDS) -> Figures:
+def chaos(
+    path: Path, *, rounds: int, seconds: float, seed: int, kinds: Sequence[str] = KINDS, server: bool = True
+) -> Figures:
     """Run it all in an empty folder.
 
     Args:
@@ -319,10 +327,11 @@ def chaos(path: Path, *, rounds: int, seconds: float, seed: int, kinds: Sequence
         seconds: in which the run must end.
         seed: of what happens when.
         kinds: what may happen.
+        server: use PostgreSQL, where it is installed; otherwise the database is a file in the coordinator's directory.
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        database = _database(stack)
+        database = _database(stack) if server else None
         federation = set_up(path, stack, database, DISKS_KIB if any("disk" in kind for kind in kinds) else {})
         can = {
             "database killed": database is not None,
@@ -332,7 +341,7 @@ def chaos(path: Path, *, rounds: int, seconds: float, seed: int, kinds: Sequence
         coming = mishaps(rounds, seed, [kind for kind in kinds if can.get(kind, True)])
         figures = Figures(
             seed,
-            "PostgreSQL" if database else "SQLite, as PostgreSQL is not installed",
+            "PostgreSQL" if database else "SQLite, as PostgreSQL is not installed" if server else "SQLite",
             "small"
             if federation.disks
             else "as large as they are, as none can be mounted here, or none is to be filled",
@@ -344,9 +353,10 @@ def chaos(path: Path, *, rounds: int, seconds: float, seed: int, kinds: Sequence
         subprocess.run(start, cwd=path, check=True, capture_output=True, timeout=120)
         figures.seconds_to_set_up = round(time.monotonic() - began, 1)
         began = time.monotonic()
-        run, seen = play(federation, coming, seconds)
+        waiting = list(coming)
+        run, seen = play(federation, waiting, seconds)
         figures.seconds = round(time.monotonic() - began, 1)
-        figures.mishaps = dict(Counter(one.kind for one in coming))
+        figures.mishaps = dict(Counter(one.kind for one in coming if one not in waiting))
         supervisor = federation.supervisor
         figures.starts = dict(supervisor.starts)
         figures.ends_by_themselves = {name: list(codes) for name, codes in supervisor.codes.items()}
@@ -384,12 +394,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="in which the run must end")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 16))
     parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=KINDS, metavar="KIND")
+    parser.add_argument("--sqlite", action="store_true", help="keep the database in a file, on the disk that is filled")
     parser.add_argument("--keep", type=Path, help="an empty folder to leave everything in")
     given = parser.parse_args()
     print(f"seed {given.seed}")
     with tempfile.TemporaryDirectory() as folder:
         figures = chaos(
-            given.keep or Path(folder), rounds=given.rounds, seconds=given.seconds, seed=given.seed, kinds=given.kinds
+            given.keep or Path(folder),
+            rounds=given.rounds,
+            seconds=given.seconds,
+            seed=given.seed,
+            kinds=given.kinds,
+            server=not given.sqlite,
         )
     print(json.dumps(figures.shown(), indent=2))
     sys.exit(bool(figures.books.faults))

@@ -60,6 +60,7 @@ def test_a_directory_that_is_there_already_is_left_as_it_is(kept: KeptRun) -> No
     [
         (KeyboardInterrupt(), "interrupted", "stopped by hand"),
         (SystemExit(0), "interrupted", "stopped by hand"),
+        (OSError(28, "No space left on device"), "interrupted", "[Errno 28] No space left on device"),
         (RunFailed("nobody came"), "failed", "nobody came"),
         (InputError("is full", where="disk"), "failed", "disk: is full"),
         (ValueError("age=93, diagnosis=rare"), "failed", "ValueError"),

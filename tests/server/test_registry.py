@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tacit.models.errors import InputError
+from tacit.server.checkpoints import Unwritable
 from tacit.server.registry import Registry, parse_reference
 from tacit.server.store import ModelVersion, NewRun, RoundRecord, open_store
 
@@ -323,7 +324,7 @@ def test_a_copy_that_fails_leaves_nothing(
 
     directory = make("first")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"cannot be stored \(No space left on device\)"):
+    with pytest.raises(Unwritable, match=r"cannot be stored \(No space left on device\)"):
         register(registry, directory)
     assert entries(registry.root) == []
     assert registry.store.list_models() == []
