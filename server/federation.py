@@ -38,7 +38,7 @@ from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
 from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
-from tacit.server.run_queue import FAILED, QUEUE, WAITS, forget_stop, is_to_stop
+from tacit.server.run_queue import FAILED, QUEUE, WAITS, forget_idle_stops, forget_stop, is_to_stop
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store
 from tacit.server.store.errors import StoreUnavailable
@@ -131,6 +131,7 @@ class Coordinator:
                     self._put_down()
                     looked = True
                 self.membership.bring(self.link)
+                forget_idle_stops(self.directory.path)
                 waiting = self._waiting()
                 if waiting:
                     self._one(waiting[0])

@@ -73,6 +73,13 @@ def forget_stop(directory: Path, run: str) -> None:
     (directory / QUEUE / f"{run}{STOP}").unlink(missing_ok=True)
 
 
+def forget_idle_stops(directory: Path) -> None:
+    """Take back wishes about runs that are not in the queue; for whoever trains what is, between two runs."""
+    for path in (directory / QUEUE).glob(f"*{STOP}"):
+        if not path.with_suffix(WAITS).exists():
+            path.unlink(missing_ok=True)
+
+
 def is_to_stop(directory: Path, run: str) -> bool:
     """Return whether somebody has asked for a run to end."""
     return (directory / QUEUE / f"{run}{STOP}").exists()

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from tacit.models.errors import InputError
-from tacit.server.run_queue import FAILED, QUEUE, ask_to_stop, forget_stop, is_to_stop, queued, withdraw
+from tacit.server.run_queue import (
+    FAILED,
+    QUEUE,
+    ask_to_stop,
+    forget_idle_stops,
+    forget_stop,
+    is_to_stop,
+    queued,
+    withdraw,
+)
 
 
 @pytest.fixture
@@ -49,6 +58,14 @@ def test_a_wish_to_stop_is_a_file_until_it_is_forgotten(tmp_path: Path) -> None:
     forget_stop(tmp_path, "1-a")
     forget_stop(tmp_path, "1-a")
     assert not is_to_stop(tmp_path, "1-a")
+
+
+def test_a_wish_about_a_run_that_is_not_there_is_forgotten(queue: Path, tmp_path: Path) -> None:
+    (queue / "1-a.toml").touch()
+    ask_to_stop(tmp_path, "1-a")
+    ask_to_stop(tmp_path, "1-b")
+    forget_idle_stops(tmp_path)
+    assert is_to_stop(tmp_path, "1-a") and not is_to_stop(tmp_path, "1-b")
 
 
 def test_what_cannot_be_written_or_removed_is_told_in_one_line(queue: Path, tmp_path: Path) -> None:
