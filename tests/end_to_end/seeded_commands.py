@@ -1,8 +1,9 @@
 """Tacit's commands as processes, with draws that a test knows.
 
-It reads lines of JSON, `{"seed": 11, "words": ["coordinator", "up", "--dir", "hub"], "log": "hub.log"}`, starts a
-process for each and prints its number; everything is imported once. What the commands build gets a `Randomness` by its
-constructor, for which the product has no switch. The draws are those of a simulation whose noise can be repeated.
+It reads lines of JSON, `{"seed": 11, "words": ["coordinator", "up", "--dir", "hub"], "log": "hub.log", "notes": ""}`,
+starts a process for each and prints its number; everything is imported once. What the commands build gets a
+`Randomness` by its constructor, for which the product has no switch. The draws are those of a simulation whose noise
+can be repeated.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ import os
 import signal
 import sys
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from tacit.__main__ import run
-from tacit.client import member
+from tacit.client import contribution, member
 from tacit.client.cli import start  # noqa: F401 - imported before the processes part, as what follows
 from tacit.client.fleet import Pace
+from tacit.client.masked import MaskedMember
+from tacit.models.messages import Instruction
 from tacit.privacy.codec import sha256
 from tacit.privacy.randomness import SeededRandomness
+from tacit.privacy.secagg.offer import Offer
 from tacit.server import enrolment_routes, federation, superlink  # noqa: F401
 from tacit.server.cli import up  # noqa: F401
 from tacit.simulations.noise_source import public_seed
@@ -45,8 +52,28 @@ class SimulatedDraws:
         return os.urandom(32)
 
 
-def be(seed: int, words: list[str], log: str) -> int:
+def write_down(notes: Path) -> None:
+    """Keep what an agent computes and nobody may see: its update, and its input as integers before any mask."""
+    train, integers = contribution.train, MaskedMember._integers
+
+    def trained(*given: Any) -> Any:
+        state, result = train(*given)
+        np.save(notes / f"update-{state.client}-{given[1].round}.npy", result.delta.cpu().numpy())
+        return state, result
+
+    def encoded(self: MaskedMember, offered: Instruction, offer: Offer) -> Any:
+        made = integers(self, offered, offer)
+        name = self.membership.certificate.client
+        np.savez(notes / f"input-{name}-{offer.round}.npz", integers=made, bits=offer.bits)
+        return made
+
+    contribution.train, MaskedMember._integers = trained, encoded  # type: ignore[method-assign]
+
+
+def be(seed: int, words: list[str], log: str, notes: str) -> int:
     """Run a command in this process with the draws of a seed."""
+    if notes:
+        write_down(Path(notes))
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(said, 1)
     os.dup2(said, 2)

@@ -129,9 +129,10 @@ class Commands:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def start(self, seed: int, log: Path, *words: str) -> Running:
+    def start(self, seed: int, log: Path, *words: str, notes: Path | None = None) -> Running:
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps({"seed": seed, "words": words, "log": str(log)}), file=self._process.stdin, flush=True)
+        asked = {"seed": seed, "words": words, "log": str(log), "notes": str(notes or "")}
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
         return Running(int(self._process.stdout.readline()))
 
     def close(self) -> None:
@@ -148,6 +149,12 @@ class Wards:
         rounds: of the recipe.
         through: the port that the agents know the coordinator by; its own unless there is a line between them.
         policies: of the agents that have another one than `POLICY`.
+        names: the agents.
+        overrides: of the recipe.
+        write: writes the rows of one, given how many and who: 0, 1, ... and 99 for the coordinator's sample.
+        file: the name of an agent's file.
+        data: what an agent calls its data set.
+        notes: where agents write down what nobody may see; see `seeded_commands.write_down`.
     """
 
     path: Path
@@ -159,6 +166,9 @@ class Wards:
     names: Sequence[str] = NAMES
     overrides: Sequence[str] = ()
     write: Callable[[Path, int, int], None] = write_rows
+    file: Callable[[str], str] = str
+    data: str = "patients"
+    notes: Path | None = None
     agents: dict[str, Running] = field(default_factory=dict)
     running: list[Running] = field(default_factory=list)
 
@@ -167,9 +177,11 @@ class Wards:
         rows.mkdir()
         self.owners: dict[str, AgentDirectory] = {}
         for at, name in enumerate(self.names):
-            self.write(rows / name, 40 + 7 * at, at)
+            self.write(rows / self.file(name), 40 + 7 * at, at)
             directory = init(self.path / name, name)
-            directory = directory.add_data("patients", new_data_set(f"csv:{rows / name}", label="y"), os.environ)
+            directory = directory.add_data(
+                self.data, new_data_set(f"csv:{rows / self.file(name)}", label="y"), os.environ
+            )
             self.owners[name] = directory.write_policy(self.policies.get(name, POLICY))
         self.write(self.path / "public.csv", 60, 99)
         self.recipe = self.path / "ward.toml"
@@ -272,7 +284,7 @@ class Wards:
                 process.kill()
 
     def _start(self, log: Path, *words: str) -> Running:
-        process = self.commands.start(SEED, log, *words)
+        process = self.commands.start(SEED, log, *words, notes=self.notes)
         self.running.append(process)
         return process
 
