@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .chaos import KINDS, NAMES, chaos, mishaps
+from .chaos import KINDS, LAST, NAMES, chaos, mishaps
 
 ROUNDS, SEED, SECONDS = 20, 20, 540.0
 
@@ -15,7 +15,7 @@ ROUNDS, SEED, SECONDS = 20, 20, 540.0
 def test_a_seed_says_what_happens_when_and_everything_happens() -> None:
     drawn = mishaps(ROUNDS, SEED, KINDS)
     assert drawn == mishaps(ROUNDS, SEED, KINDS) != mishaps(ROUNDS, SEED + 1, KINDS)
-    assert [one.round for one in drawn] == [*range(1, ROUNDS + 1)]
+    assert [one.round for one in drawn] == [*range(1, ROUNDS + 1), *[ROUNDS + 1] * len(LAST)]
     assert {one.kind for one in drawn} == set(KINDS)
 
 
