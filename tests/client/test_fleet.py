@@ -1,7 +1,10 @@
 """A resident agent's loop, without a network: how often it asks, and what it does when nothing works."""
 
+import random
 import threading
+from collections import Counter
 from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 
@@ -127,3 +130,58 @@ def test_the_same_trouble_is_said_once(caplog: pytest.LogCaptureFixture) -> None
         "the coordinator cannot be reached: gone; trying again",
         "the coordinator is there again",
     ]
+
+
+def returns(agents: int, away: float) -> list[float]:
+    """Return when each agent of a fleet asks for the first time after a coordinator was away for some seconds.
+
+    All of them lost it at the same moment, which is the worst that can happen.
+    """
+    found = []
+    for seed in range(agents):
+        pauses = run(Line(fails(Unreachable("gone"))), 12 + int(away / 9), random.Random(seed).uniform, Pace())
+        found.append(next(moment for moment in accumulate(pauses) if moment >= away))
+    return found
+
+
+@pytest.mark.parametrize(("away", "most"), [(2.0, 40), (10.0, 16), (60.0, 12), (600.0, 12)])
+def test_two_hundred_agents_do_not_fall_upon_a_coordinator_that_is_back(away: float, most: int) -> None:
+    moments = returns(200, away)
+    busiest = max(Counter(int(10 * moment) for moment in moments).values())  # in a tenth of a second
+    assert busiest <= most
+    assert max(moments) <= away + Pace().longest_pause
+
+
+@pytest.mark.parametrize("seconds", [300, 900])
+def test_the_same_trouble_with_other_figures_is_said_once(seconds: int, caplog: pytest.LogCaptureFixture) -> None:
+    told = "the agent's clock is {} s behind the coordinator's"
+    script = [fails(TurnedAway(401, told.format(seconds + at))) for at in range(5)]
+    run(Line(*script, lambda: None), 7, highest, Pace())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the coordinator turned the agent away: {told.format(seconds)}; trying again",
+        "the coordinator is there again",
+    ]
+
+
+def test_a_line_that_broke_is_made_anew_from_what_is_known_by_then() -> None:
+    lines = [Line(fails(Unreachable("gone"))), Line(lambda: None)]
+    made = iter(lines)
+    pulls = 0
+
+    def connect() -> Line:
+        return next(made)
+
+    resident = Resident(connect, Nobody(), draw=lowest)  # type: ignore[arg-type]
+
+    class Clock(threading.Event):
+        def is_set(self) -> bool:
+            nonlocal pulls
+            pulls += 1
+            return pulls > 4
+
+        def wait(self, timeout: float | None = None) -> bool:
+            return False
+
+    resident._stopped = Clock()
+    resident.run()
+    assert len(lines[0].waits) == 1 and len(lines[1].waits) >= 1 and lines[1].closed

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -99,6 +101,53 @@ def owner(tmp_path: Path) -> AgentDirectory:
     return init(tmp_path / "north", "north").add_data("patients", new_data_set(f"csv:{rows}", label="y"), {})
 
 
+class Proxy:
+    """A proxy that leads by CONNECT to wherever it is asked, for as long as it is up, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        self.port, self.seen, self.lines = 0, bytearray(), list[socket.socket]()
+        self.up()
+
+    def up(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.listening.getsockname()[1]
+        threading.Thread(target=self._serve, args=(self.listening,), daemon=True).start()
+
+    def down(self) -> None:
+        for line in [self.listening, *self.lines]:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+            line.close()
+        self.lines.clear()
+
+    def _serve(self, listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._tunnel, args=(listening.accept()[0],), daemon=True).start()
+
+    def _tunnel(self, inner: socket.socket) -> None:
+        self.lines.append(inner)
+        with suppress(OSError), inner:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += inner.recv(65536)
+            self.seen += head
+            host, port = head.split()[1].decode().rsplit(":", 1)
+            with socket.create_connection((host, int(port))) as outer:
+                self.lines.append(outer)
+                inner.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                back = threading.Thread(target=self._carry, args=(outer, inner), daemon=True)
+                back.start()
+                self._carry(inner, outer)
+
+    def _carry(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                self.seen += piece
+                to.sendall(piece)
+            to.shutdown(socket.SHUT_WR)
+
+
 def shown(agent: Agent) -> int:
     """Return the serial of the certificate that an agent would show with its next offer."""
     assert agent._member is not None
@@ -143,3 +192,36 @@ def test_a_running_agent_learns_a_new_authority_and_is_there_after_the_switch(hu
         finally:
             loop.stop()
             thread.join(10)
+
+
+def test_an_agent_behind_a_proxy_says_when_that_is_away_and_comes_back_with_it(
+    hub: Hub, owner: AgentDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    enrolled, proxy = hub.enrol(owner), Proxy()
+    settings = owner.settings.model_copy(update={"proxy": f"http://127.0.0.1:{proxy.port}"})
+    owner = replace(owner, settings=settings)
+    care = Upkeep(owner, enrolled, care=Care(news=0.5, nap=0.1, retry=0.5))
+    with owner.journal() as journal:
+        agent = member(owner, enrolled, "patients", journal)
+        pace = Pace(wait=1.0, first_pause=0.05, longest_pause=0.2)
+        loop = Resident(lambda: Connection(care.address, owner.identity), agent, pace=pace)
+        thread = threading.Thread(target=loop.run, daemon=True)
+        thread.start()
+        try:
+            with care.running():
+                until(lambda: hub.links[0].presence()["north"].online)
+                proxy.down()
+                away = f"the proxy 127.0.0.1:{proxy.port}: Connection refused"
+                until(lambda: loop.standing.trouble == f"the coordinator cannot be reached: {away}")
+                until(lambda: f"the coordinator was not asked for news: {away}" in caplog.text)
+                coming = announce(hub.path, "hospitals", datetime.now(UTC))
+                proxy.up()
+                until(lambda: loop.standing.trouble == "")
+                until(lambda: coming in care.enrolled.authorities)
+        finally:
+            loop.stop()
+            thread.join(10)
+            proxy.down()
+    assert f"CONNECT 127.0.0.1:{hub.port}".encode() in proxy.seen
+    for secret in (b"tacit", b"north", b"patients", owner.identity.public_key.hex().encode(), coming):
+        assert secret not in proxy.seen

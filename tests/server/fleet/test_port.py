@@ -222,6 +222,26 @@ def test_a_wrong_clock_is_named(fleet, skew: int, words: str) -> None:
             connection.alive()
 
 
+def test_a_wrong_clock_is_said_at_the_coordinator_too_once_until_it_is_right(
+    fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.enrol("clinic")
+    apart = [CLOCK_TOLERANCE + 100.0]
+    address = Address("127.0.0.1", fleet.port)
+    with Connection(address, fleet.identities["clinic"], clock=lambda: time.time() + apart[0]) as connection:
+        for _ in range(3):
+            with pytest.raises(TurnedAway, match="ahead of"):
+                connection.alive()
+        apart[0] = 0.0
+        connection.alive()
+        apart[0] = -CLOCK_TOLERANCE - 100.0
+        with pytest.raises(TurnedAway, match="behind"):
+            connection.alive()
+    said = [record.getMessage() for record in caplog.records if record.name == "tacit.server.fleet_routes"]
+    assert len(said) == 2 and all(line.startswith("clinic is turned away: its clock is ") for line in said)
+    assert "ahead of" in said[0] and "behind" in said[1]
+
+
 def test_an_agent_of_another_version_is_told_which_ones_meet(fleet) -> None:
     fleet.enrol("clinic")
     headers = sealed_headers(fleet.identities["clinic"], ALIVE, time.time()) | {"tacit-protocol": "7"}
