@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tacit.models.errors import InputError
 from tacit.printing import Format, cell, format_option, print_json
 from tacit.server.cli.directory import dir_option, now, opened
 from tacit.server.run_queue import Queued
 from tacit.server.status import Attempt, Ended, Going, Ledgers, Missing, Status, read_status
+from tacit.server.store import StoreUnavailable
 
 WATCH_SECONDS = 2.0
 PLAIN_WIDTH = 1000  # characters: what is no terminal gets its lines unbroken
@@ -28,17 +30,17 @@ STYLES = {"finished": "green", "stopped": "yellow", "interrupted": "yellow", "fa
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Show it anew every two seconds until Ctrl-C.")
+@click.option("--watch", "watching", is_flag=True, help="Show it anew every two seconds until Ctrl-C.")
 @dir_option
 @format_option
-def status(watch: bool, directory: Path, output: Format) -> None:
+def status(watching: bool, directory: Path, output: Format) -> None:
     """Show whether the coordinator is up, which members are there, the run that is going, the queue and the last runs.
 
     It is read from the coordinator's directory and database alone, beside a coordinator that is up or without one.
 
     Example: tacit coordinator status --dir hub --watch
     """
-    if watch and output == "json":
+    if watching and output == "json":
         raise click.UsageError("--watch is for people; ask again for JSON", click.get_current_context())
     with opened(directory) as (hub, store):
         ledgers = Ledgers(store)
@@ -50,16 +52,27 @@ def status(watch: bool, directory: Path, output: Format) -> None:
             print_json(_for_programs(read()))
             return
         console = Console()
-        if not watch:
+        if not watching:
             _print(console, shown(read(), now()))
             return
         try:
-            with Live(shown(read(), now()), console=console, auto_refresh=False, screen=console.is_terminal) as live:
-                while True:
-                    time.sleep(WATCH_SECONDS)
-                    live.update(shown(read(), now()), refresh=True)
+            watch(console, read)
         except KeyboardInterrupt:
             return
+
+
+def watch(console: Console, read: Callable[[], Status]) -> None:
+    """Show the status again and again, and while it cannot be read the last one, with the reason."""
+    found = read()
+    with Live(shown(found, now()), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            time.sleep(WATCH_SECONDS)
+            try:
+                found, trouble = read(), ""
+            except (InputError, StoreUnavailable) as error:
+                trouble = cell(str(error))
+            page = shown(found, now())
+            live.update(Group(page, "", Text(trouble, style="bold red")) if trouble else page, refresh=True)
 
 
 def shown(found: Status, at: datetime) -> RenderableType:
@@ -202,7 +215,8 @@ def _facts(pairs: Iterable[tuple[str, RenderableType]]) -> RenderableType:
 def _listing(columns: tuple[str, ...], rows: Iterable[tuple[str | Text, ...]]) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        table.add_column(name, overflow="fold", justify="right" if name == "rounds" else "left")
+        last = name == columns[-1]
+        table.add_column(name, no_wrap=not last, overflow="fold", justify="right" if name == "rounds" else "left")
     for row in rows:
         # As Text: square brackets in a name mean nothing.
         table.add_row(*(one if isinstance(one, Text) else Text(one) for one in row))

@@ -17,11 +17,20 @@ from tacit.models.recipe import Recipe, recipe_from_dict
 from tacit.privacy.identity import Certificate, Identity
 from tacit.server.budget import open_budget
 from tacit.server.cli.coordinator import coordinator
-from tacit.server.cli.status import shown
+from tacit.server.cli.status import shown, watch
 from tacit.server.coordinator_lock import held
 from tacit.server.run_queue import QUEUE, ask_to_stop
 from tacit.server.status import Ledgers, Missing, Phase, Status, read_status
-from tacit.server.store import NewClient, NewInvitation, NewRun, Participation, RoundRecord, Store, open_store
+from tacit.server.store import (
+    NewClient,
+    NewInvitation,
+    NewRun,
+    Participation,
+    RoundRecord,
+    Store,
+    StoreUnavailable,
+    open_store,
+)
 from tacit.server.store.records import PhaseRecord
 from tacit.server.up_file import UP_FILE, Client, Up
 
@@ -302,6 +311,30 @@ def test_status_is_lines_for_people_and_json_for_programs(invoke: Callable[..., 
     assert found["up"] is None and found["run"] is None and found["clients"] == {"enrolled": 0, "online": None}
     assert [one["run"] for one in found["waiting"]] == ["1-ward", "2-ward"]
     assert "--watch is for people" in str(invoke("status", "--watch", "--format", "json").output)
+
+
+def test_watching_goes_on_while_the_database_is_away(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([read(tmp_path, store), StoreUnavailable("the database is locked"), read(tmp_path, store)])
+
+    def again() -> Status:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    naps = iter([None, None, KeyboardInterrupt()])
+
+    def nap(seconds: float) -> None:
+        if isinstance(told := next(naps), BaseException):
+            raise told
+
+    monkeypatch.setattr("tacit.server.cli.status.time.sleep", nap)
+    page = StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        watch(Console(file=page, width=120, force_terminal=True), again)
+    assert page.getvalue().count("the database is locked") == 1 and page.getvalue().count("not up") == 3
 
 
 def test_a_run_that_waits_is_taken_out_of_the_queue(invoke: Callable[..., Result], tmp_path: Path) -> None:
