@@ -146,7 +146,7 @@ def _settings(path: Path, db: str | None) -> Settings:
         changes["models"] = "models-store"
     if changes:
         settings = settings.model_copy(update=changes)
-        write_file(path, tomli_w.dumps(settings.model_dump()).encode(), private=True)
+        write_file(path, tomli_w.dumps(settings.model_dump(exclude_none=True)).encode(), private=True)
     return settings
 
 
