@@ -8,7 +8,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -38,7 +37,7 @@ from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
 from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
-from tacit.server.run_queue import FAILED, QUEUE, WAITS, forget_idle_stops, forget_stop, is_to_stop
+from tacit.server.run_queue import QUEUE, WAITS, forget_idle_stops, forget_stop, is_to_stop, put_aside
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store
 from tacit.server.store.errors import StoreUnavailable
@@ -168,7 +167,7 @@ class Coordinator:
             raise
         except (InputError, RunFailed, PrivacyError) as error:
             _LOG.error("%s was not trained: %s", name, error)
-            _put_aside(path)
+            put_aside(self.directory.path, name, str(error))
         except Exception as error:
             self._failures[name] += 1
             # The kind and the place alone: what an exception says may be anything.
@@ -178,7 +177,7 @@ class Coordinator:
             if self._failures[name] < TRIES:
                 self.pause(RETRY_SECONDS)
                 return
-            _put_aside(path)
+            put_aside(self.directory.path, name, f"nobody foresaw {type(error).__name__} at {place}")
         else:
             what = "evaluated" if "evaluation" in summary else "model"
             _LOG.info(f"{what:<12}%(name)s version %(version)d", summary["model"])
@@ -335,9 +334,3 @@ class Coordinator:
                 _LOG.warning("round %-5d client %s: %s (%s)", report.number, one.client, one.outcome, one.reason)
         if not report.committed:
             self._gather(recipe, min(recipe.training.deadline_seconds, RECONNECT_SECONDS), enough)
-
-
-def _put_aside(path: Path) -> None:
-    """Take a recipe out of the queue and keep it, unless somebody has removed it by now."""
-    with suppress(FileNotFoundError):
-        path.rename(path.with_suffix(FAILED))

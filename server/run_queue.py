@@ -3,7 +3,7 @@
 | file in `queue` | means |
 |---|---|
 | RUN.toml | the recipe of a run that waits, or is being trained |
-| RUN.failed | one that was put aside, with the reason in the log |
+| RUN.failed | one that was put aside; its first line says why |
 | RUN.stop | the run is to end after the round that is going |
 """
 
@@ -20,15 +20,18 @@ from tacit.models.errors import InputError
 
 QUEUE = "queue"
 WAITS, FAILED, STOP = ".toml", ".failed", ".stop"
+WHY = "# was not trained: "
+LONGEST_REASON = 500  # characters
 
 
 @dataclass(frozen=True)
 class Queued:
-    """A recipe in the queue: the run that is made of it, the recipe's name, and since when it is there."""
+    """A recipe in the queue: the run that is made of it, the recipe's name, since when, and why it was put aside."""
 
     run: str
     recipe: str
     since: datetime
+    reason: str = ""
 
 
 def queued(directory: Path, kind: str = WAITS) -> tuple[Queued, ...]:
@@ -52,6 +55,24 @@ def withdraw(directory: Path, run: str) -> bool:
         raise InputError(f"cannot be removed ({error.strerror})", where=str(path)) from None
     _flush(path.parent)
     return True
+
+
+def put_aside(directory: Path, run: str, reason: str) -> None:
+    """Take a recipe out of the queue and keep it with the reason, unless somebody has removed it by now.
+
+    Raises:
+        OSError: it cannot be moved; it is still in the queue.
+    """
+    path = directory / QUEUE / f"{run}{WAITS}"
+    aside = path.with_suffix(FAILED)
+    line = "".join(character if character.isprintable() else " " for character in reason[:LONGEST_REASON])
+    try:
+        write_file(aside, f"{WHY}{line}\n".encode("utf-8", "replace") + path.read_bytes())
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError:  # a full disk may take no new file, and still take a new name
+        path.rename(aside)
 
 
 def ask_to_stop(directory: Path, run: str) -> None:
@@ -88,12 +109,16 @@ def is_to_stop(directory: Path, run: str) -> bool:
 def _queued(path: Path) -> Queued | None:
     try:
         since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        recipe = tomllib.loads(path.read_text(encoding="utf-8")).get("name", "")
+        text = path.read_text(encoding="utf-8", errors="replace")
+        reason = text.partition("\n")[0].removeprefix(WHY) if text.startswith(WHY) else ""
+        recipe = tomllib.loads(text).get("name", "")
     except FileNotFoundError:  # it had its turn a moment ago
         return None
-    except (OSError, ValueError):  # whoever trains it will say so
+    except OSError:  # whoever trains it will say so
         return Queued(path.stem, "", since)
-    return Queued(path.stem, str(recipe), since)
+    except ValueError:
+        return Queued(path.stem, "", since, reason)
+    return Queued(path.stem, str(recipe), since, reason)
 
 
 def _flush(directory: Path) -> None:

@@ -184,8 +184,8 @@ def _missing(clients: Sequence[Missing]) -> Iterator[tuple[str, RenderableType]]
 
 
 def _queue(title: str, listed: Iterable[Queued], at: datetime) -> RenderableType:
-    rows = ((cell(one.run), cell(one.recipe), _span(at, one.since)) for one in listed)
-    return _listing((title, "recipe", "for"), rows)
+    rows = [(cell(one.run), cell(one.recipe), _span(at, one.since), cell(one.reason)) for one in listed]
+    return _listing((title, "recipe", "for", "why" if any(row[-1] for row in rows) else ""), rows)
 
 
 def _ended(listed: Iterable[Ended], at: datetime) -> RenderableType:

@@ -13,6 +13,7 @@ from tacit.server.run_queue import (
     forget_idle_stops,
     forget_stop,
     is_to_stop,
+    put_aside,
     queued,
     withdraw,
 )
@@ -41,6 +42,26 @@ def test_there_is_no_queue_before_the_first_recipe(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_read_waits_all_the_same(content: bytes, queue: Path, tmp_path: Path) -> None:
     (queue / "1-a.toml").write_bytes(content)
     assert [(one.run, one.recipe) for one in queued(tmp_path)] == [("1-a", "")]
+
+
+def test_a_recipe_is_put_aside_with_the_reason_and_is_still_one(queue: Path, tmp_path: Path) -> None:
+    (queue / "1-a.toml").write_text('name = "a"\n')
+    put_aside(tmp_path, "1-a", "3 of 4\nclients\x1b came")
+    put_aside(tmp_path, "1-a", "it is gone already")
+    assert queued(tmp_path) == ()
+    assert [(one.recipe, one.reason) for one in queued(tmp_path, FAILED)] == [("a", "3 of 4 clients  came")]
+    (queue / "1-a.failed").rename(queue / "1-a.toml")
+    assert [one.recipe for one in queued(tmp_path)] == ["a"]
+
+
+def test_a_recipe_is_put_aside_on_a_full_disk_too(queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **settings: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tacit.server.run_queue.write_file", full)
+    (queue / "1-a.toml").write_text('name = "a"\n')
+    put_aside(tmp_path, "1-a", "x")
+    assert [(one.recipe, one.reason) for one in queued(tmp_path, FAILED)] == [("a", "")] and queued(tmp_path) == ()
 
 
 def test_a_recipe_is_withdrawn_once(queue: Path, tmp_path: Path) -> None:

@@ -256,13 +256,14 @@ def test_the_queue_is_shown_without_the_run_that_is_going(tmp_path: Path, store:
     (tmp_path / QUEUE).mkdir()
     for name in ("1-ward", "2-ward", "3-digits"):
         (tmp_path / QUEUE / f"{name}.toml").write_text(f'name = "{name[2:]}"\n')
-    (tmp_path / QUEUE / "0-wrong.failed").write_text("")
+    (tmp_path / QUEUE / "0-wrong.failed").write_text("# was not trained: nobody came\n")
     add_run(store)
     ask_to_stop(tmp_path, "1-ward")
     found = read(tmp_path, store)
     assert [one.run for one in found.waiting] == ["2-ward", "3-digits"]
     assert [one.run for one in found.put_aside] == ["0-wrong"]
     assert found.going is not None and found.going.stopping
+    assert "nobody came" in text(found)
     assert "ends after this round, as was asked" in text(found)
 
 
