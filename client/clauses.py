@@ -41,8 +41,8 @@ class ApprovedClause(Section):
         default=(),
         strict=False,
         description="Rows on which a registered model may be evaluated without being trained: held-out (those that are "
-        "never trained on here), all. Exact counts over all members leave, which no noise covers: rows by class and "
-        "by the model's answer, histograms of its scores.",
+        "never trained on here), all. Of a recipe that promises nothing, exact counts over all members leave: rows by "
+        "class and by the model's answer, histograms of its scores.",
     )
     code: dict[str, Digest] = Field(
         default={},

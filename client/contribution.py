@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.client.evaluation import evaluation_values
+from tacit.client.evaluation import evaluation_values, evaluation_vector
 from tacit.client.masked import Integers, Values
 from tacit.client.training import AgentState, Draws, Holdings, Workbench, rows_of, train, train_examples
 from tacit.models.contributions import (
@@ -18,6 +18,7 @@ from tacit.models.contributions import (
     training_layout,
     training_values,
 )
+from tacit.models.evaluation_only import NOISED_SHARES
 from tacit.models.evaluation_sums import evaluation_layout
 from tacit.models.messages import Instruction
 from tacit.models.noise import NoisePlan, noise_plan
@@ -75,8 +76,7 @@ def masked_contribution(
     """
     plan = decode_plan(instruction.plan)
     if plan.recipe.evaluation.only:
-        _check_offer(offer, evaluation_layout(plan))
-        return state, evaluation_values(instruction, plan, holdings, bench)
+        return state, _evaluated(instruction, plan, offer, draws, holdings, bench)
     if asks_for_statistics(plan):
         _check_offer(offer, preparation_layout(plan))
         rows = rows_of(holdings, plan)
@@ -97,6 +97,18 @@ def masked_contribution(
     state, result = train(state, instruction, plan, holdings, bench)
     update = result.delta.cpu().numpy()
     return state, training_values(update, result.loss, result.examples, plan.mean_examples, by_examples)
+
+
+def _evaluated(
+    instruction: Instruction, plan: Plan, offer: Offer, draws: Draws, holdings: Holdings, bench: Workbench
+) -> Values | Integers:
+    """Return what an evaluation asks for: exact sums, or shares with noise if the plan promises any."""
+    if plan.recipe.privacy.unit == "none":
+        _check_offer(offer, evaluation_layout(plan))
+        return evaluation_values(instruction, plan, holdings, bench)
+    noise = offered_noise(plan, NOISED_SHARES, offer)
+    shares = evaluation_vector(instruction, plan, holdings, bench)
+    return noise.integers(shares, offer.rotation_seed, draws("grid-rounding"), draws("noise"))
 
 
 def offered_noise(plan: Plan, parameters: int, offer: Offer) -> NoisePlan:

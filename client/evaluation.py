@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from tacit.client.training import Holdings, Refused, Workbench, as_tensor, as_tensors
 from tacit.models.data.rows import Rows
+from tacit.models.evaluation_shares import RowMeans, evaluation_shares
 from tacit.models.evaluation_sums import Sums, count_rows, evaluation_sums
 from tacit.models.messages import Instruction, float32_vector
 from tacit.models.plan import Plan
@@ -13,27 +18,44 @@ from tacit.models.vector import write_vector
 
 
 def evaluation_values(instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench) -> Sums:
-    """Return what the agent's rows add to an evaluation of the instruction's vector, by block.
+    """Return what the agent's rows add to an exact evaluation of the instruction's vector, by block.
 
     Raises:
         Refused: there are no rows of the kind that the plan asks for.
         InputError: the model puts out what is no finite number, or the task's metrics do not follow from sums.
         ValueError: the plan or the vector cannot be used.
     """
+    sums = evaluation_sums(plan)
+    parts = _loaded(instruction, plan, holdings, bench)
+    counted = [count_rows(model, inputs, targets, sums) for model, inputs, targets in parts]
+    return {name: np.sum([one[name] for one in counted], axis=0) for name in counted[0]}
+
+
+def evaluation_vector(
+    instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
+) -> NDArray[np.float32]:
+    """Return what the agent adds under a promise, before noise; raises what `evaluation_values` does."""
+    means = RowMeans(evaluation_shares(plan))
+    for model, inputs, targets in _loaded(instruction, plan, holdings, bench):
+        means.add(model, inputs, targets)
+    return means.vector()
+
+
+def _loaded(
+    instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
+) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+    """Yield the instruction's model, with inputs and targets of each part of the rows; of one part at least."""
     if plan.features is None:
         raise ValueError("the plan has no features")
-    sums = evaluation_sums(plan)
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = float32_vector(instruction.arrays, "vector", layout.size)
     parts = [rows for rows in _parts(holdings, plan) if len(rows)]
     if not parts:
         raise Refused("no held-out rows" if plan.recipe.evaluation.rows == "held-out" else "no rows")
     write_vector(model, layout, as_tensor(vector).to(device))
-    counted = []
     for rows in parts:
         held = as_tensors(rows, plan.features, task, device)
-        counted.append(count_rows(model, held.inputs, held.targets, task, sums))
-    return {name: sum(one[name] for one in counted[1:]) + counted[0][name] for name in counted[0]}
+        yield model, held.inputs, held.targets
 
 
 def _parts(holdings: Holdings, plan: Plan) -> Iterator[Rows]:

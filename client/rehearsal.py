@@ -241,7 +241,7 @@ def _step(run: str, name: str, plan: Plan, vector: NDArray[np.float32] | None, c
     noise = None
     if name == "preparation":
         layout = preparation_layout(plan)
-    elif name == "evaluation":
+    elif name == "evaluation" and recipe.privacy.unit == "none":
         layout = evaluation_layout(plan)
     elif recipe.privacy.unit == "none" or vector is None:
         layout = training_layout(1 if vector is None else vector.size, cohort)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+NOISED_SHARES = 2  # values of one client, where an evaluation promises something; see `evaluation_shares`
+
 # What says how a model is trained, and nothing to a run that trains none.
 _TRAINS: Mapping[str, tuple[str, ...]] = {
     "training": (
         *("local_epochs", "local_steps", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay"),
-        *("sampling", "over_selection", "broadcast"),
+        *("sampling", "broadcast"),
     ),
     "strategy": (),
     "evaluation": ("every", "patience"),
@@ -57,10 +59,21 @@ def refusals(
         "enabled = true",
     )
     yield (
-        privacy["unit"] != "none",
-        f"privacy.unit = {privacy['unit']!r} is not offered for evaluation.only, whose sums are exact",
-        "unit = 'none'; secure_aggregation.min_cohort says how many members hide each other",
+        privacy["unit"] == "example",
+        "privacy.unit = 'example' is not offered for evaluation.only, which has no steps to noise",
+        "unit = 'client', or 'none'",
     )
+    yield (
+        privacy["noise"] not in (None, "distributed"),
+        f"privacy.noise = {privacy['noise']!r} is not offered for evaluation.only",
+        "noise = 'distributed', or leave it out",
+    )
+    for key in ("clip", "noise_cohort"):
+        yield (
+            privacy["unit"] != "none" and privacy[key] is not None,
+            f"privacy.{key} means nothing to evaluation.only, whose shares have a length of at most 1",
+            "leave it out",
+        )
     for section, keys in _TRAINS.items():
         for key in keys or defaults[section]:
             yield (

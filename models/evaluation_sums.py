@@ -26,7 +26,7 @@ from tacit.models.contributions import (
 )
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan
-from tacit.models.tasks import Classification, TabularRegression, Task
+from tacit.models.tasks import Classification, TabularRegression
 from tacit.models.training import feed
 from tacit.privacy.secagg.layout import Layout, WideBlock
 
@@ -85,11 +85,7 @@ def evaluation_sums(plan: Plan) -> EvaluationSums:
         return ClassificationSums(plan.schema.classes)
     if isinstance(task, TabularRegression):
         return RegressionSums(task.target_mean, task.target_scale)
-    raise InputError(
-        f"{task.kind!r} has no metrics that add up over clients",
-        where="evaluation.only",
-        right="a classification or a tabular-regression",
-    )
+    raise no_known_sums(task.kind)
 
 
 def evaluation_layout(plan: Plan) -> Layout:
@@ -97,7 +93,7 @@ def evaluation_layout(plan: Plan) -> Layout:
     return Layout(evaluation_sums(plan).blocks)
 
 
-def count_rows(model: nn.Module, inputs: Tensor, targets: Tensor, task: Task, sums: EvaluationSums) -> Sums:
+def count_rows(model: nn.Module, inputs: Tensor, targets: Tensor, sums: EvaluationSums) -> Sums:
     """Return one client's sums: what its rows add to an evaluation of `model`.
 
     Raises:
@@ -109,7 +105,7 @@ def count_rows(model: nn.Module, inputs: Tensor, targets: Tensor, task: Task, su
         for name, values in sums.of(outputs, batch_targets).items():
             totals[name] += values
 
-    feed(model, inputs, targets.to(task.target_dtype), update)
+    feed(model, inputs, targets, update)
     return totals
 
 
@@ -148,7 +144,7 @@ class ClassificationSums:
     def of(self, outputs: Tensor, targets: Tensor) -> Sums:
         """Return the sums over a batch: logits `(rows, classes)`, class indices `(rows,)`."""
         outputs, targets, classes = outputs.detach().float().cpu(), targets.cpu(), len(self.classes)
-        _check_finite(outputs)
+        check_finite(outputs)
         probabilities = torch.softmax(outputs, dim=-1)
         confidences, predicted = probabilities.max(dim=-1)
         pairs = targets * classes + predicted
@@ -271,7 +267,7 @@ class RegressionSums:
     def of(self, outputs: Tensor, targets: Tensor) -> Sums:
         """Return the sums over a batch: outputs `(rows, 1)`, targets `(rows,)`."""
         predicted = outputs.detach().cpu().double().squeeze(-1)
-        _check_finite(predicted)
+        check_finite(predicted)
         wanted = (targets.cpu().double() - self.target_mean) / self.target_scale
         errors = predicted - wanted
         sums = [errors.abs().sum(), errors.square().sum(), wanted.sum(), wanted.square().sum()]
@@ -298,7 +294,17 @@ class RegressionSums:
         return {"rows": int(totals[ROWS][0])}
 
 
-def _check_finite(outputs: Tensor) -> None:
+def no_known_sums(kind: str) -> InputError:
+    """Return what to raise about a task whose metrics are not known to follow from sums."""
+    return InputError(
+        f"{kind!r} has no metrics that add up over clients",
+        where="evaluation.only",
+        right="a classification or a tabular-regression",
+    )
+
+
+def check_finite(outputs: Tensor) -> None:
+    """Refuse outputs of which one is no finite number; raises `InputError`."""
     if not bool(torch.isfinite(outputs).all()):
         raise InputError("the model puts out what is no finite number", where="evaluation")
 

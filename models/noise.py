@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tacit.models.contributions import UPDATE, update_layout
+from tacit.models.evaluation_only import NOISED_SHARES
 from tacit.models.recipe import PrivacySection, Recipe, SecureAggregationSection
 from tacit.privacy.accounting import cost, repeated
 from tacit.privacy.calibration import skellam_variance, smallest_noise, with_spare
@@ -176,7 +177,7 @@ def noise_plan(
 
     Args:
         recipe: says the promise, the thresholds and the rounds.
-        parameters: the size of the model's vector.
+        parameters: the size of the model's vector, which an evaluation does not ask for.
         cohort: how many clients the round has at most.
         clients: how many the federation has; what a poisson cohort is drawn from.
         l2_clip: the present clip of one that adapts.
@@ -187,6 +188,8 @@ def noise_plan(
         PrivacyError: no noise reaches the target, or too few clients would be left whose noise counts.
     """
     privacy, training = recipe.privacy, recipe.training
+    if recipe.evaluation.only:
+        parameters = NOISED_SHARES
     clip = l2_clip if privacy.clip == "adaptive" and l2_clip is not None else initial_clip(privacy)
     everybody = clients or recipe.population.clients or cohort
     poisson = training.sampling == "poisson"

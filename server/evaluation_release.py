@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from tacit.models.evaluation_only import NOISED_SHARES
+from tacit.models.evaluation_shares import evaluation_shares, means_of
 from tacit.models.evaluation_sums import evaluation_sums
+from tacit.models.noise import noise_plan
 from tacit.models.plan import decode_plan
 from tacit.models.recipe import Recipe
+from tacit.privacy.secagg.layout import Block
+from tacit.server.checkpoints import RunState
 from tacit.server.federated_evaluation import identified
 from tacit.server.kept_run import Ending, KeptRun
 from tacit.server.signed_statement import SELF_SIGNED, sign_statement
@@ -22,6 +30,10 @@ PAGE, FIGURES = "evaluation.md", "evaluation.json"
 RELEASED = (
     "exact sums over the rows of all members that were counted (rows by class and by the model's answer, histograms of"
     " its scores, errors and losses), and the metrics that follow from them"
+)
+RELEASED_NOISED = (
+    "two noised sums over all members that were counted, of means over each member's own rows, and the figures that"
+    " follow from them; no number of rows"
 )
 MAY_BE_TRAINED_ON = (
     "The figures may be of rows that the model was trained on, and then flatter it: on rows that it has never seen it"
@@ -46,21 +58,25 @@ def release_evaluation(
     recipe, state, attempts = kept.recipe, ending.state, kept.store.rounds(kept.name)
     members, simulated = _counted(attempts), ending.signed_as == SELF_SIGNED
     rows = rows_evaluated(recipe, version, kept.store, simulated=simulated)
-    tables = evaluation_sums(decode_plan(state.plan)).tables(state.sums)
-    unsigned = privacy_statement(recipe, state, Circumstances(ending.clients, simulated))
+    about = Circumstances(ending.clients, simulated, ending.reproducible_noise)
+    exact = recipe.privacy.unit == "none"
+    tables = evaluation_sums(decode_plan(state.plan)).tables(state.sums) if exact else {"rows": None}
+    unsigned = privacy_statement(recipe, state, about)
+    bounds = (
+        f"Nothing bounds what these figures say about the rows of the {members} members that were counted, and"
+        f" {seen_by_coordinator(recipe)}."
+        if exact
+        else f"{unsigned['sentence']} What the model itself says about the rows it was trained on is not part of that."
+    )
     unsigned |= {
         "evaluated": identified(version),
         "rows_evaluated": rows,
-        "released": RELEASED,
-        "trust": {
-            "client to coordinator": unsigned["trust"]["client to coordinator"].replace("updates", "counts"),
-            "noise": "nobody adds noise: sums say what they say",
-            "coordinator to readers": "sums and figures only",
-        },
-        "sentence": f"Nothing bounds what these figures say about the rows of the {members} members that were counted,"
-        f" and {seen_by_coordinator(recipe, 'count')}. {rows}.",
+        "released": RELEASED if exact else RELEASED_NOISED,
+        "sentence": f"{bounds} {rows}.",
         "utility": {"metrics": dict(ending.metrics)},
     }
+    if ending.ledger is not None:
+        unsigned["population_ledger"] = dict(ending.ledger)
     statement = sign_statement(unsigned, kept.identity, ending.signed_as)
     summary = summarise(
         kept.name, recipe, ending.clients, attempts, state, ending.metrics, {}, statement, ending.seconds, version
@@ -75,6 +91,7 @@ def release_evaluation(
         "members": members,
         "clients": ending.clients,
         "metrics": dict(ending.metrics),
+        "noise_deviation": None if exact else noise_deviations(recipe, state, ending.clients, members),
         **tables,
     }
     directory = kept.directory
@@ -85,6 +102,18 @@ def release_evaluation(
     directory.write_text(PAGE, evaluation_page(figures, str(statement["sentence"])))
     directory.write_json("summary.json", summary)
     return summary, overview
+
+
+def noise_deviations(recipe: Recipe, state: RunState, clients: int, members: int) -> dict[str, float]:
+    """Return by how much, as a standard deviation, noise moves the figures of an evaluation under a promise."""
+    noise = noise_plan(recipe, NOISED_SHARES, state.spent[-1].cohort, clients)
+    (block,) = noise.layout.blocks if noise.layout is not None else ()
+    if not isinstance(block, Block):
+        raise ValueError("noise lies on a plain block")
+    one_sum = math.sqrt(members * noise.share_variance) / block.scale
+    each = means_of(np.full(NOISED_SHARES, one_sum / members))
+    unit = evaluation_shares(decode_plan(state.plan))
+    return unit.deviations(each)
 
 
 def rows_evaluated(recipe: Recipe, version: ModelVersion, store: Store, *, simulated: bool) -> str:
@@ -120,11 +149,12 @@ def _divided_alike(recipe: Recipe, version: ModelVersion, store: Store) -> bool:
 def evaluation_page(figures: Mapping[str, Any], sentence: str) -> str:
     """Return the figures as Markdown: what was measured on what, the metrics, the classes, and what is promised."""
     model = figures["model"]
+    counted = "" if figures["rows"] is None else f"{figures['rows']:,} rows of "
+    noised = ("deviation of the noise",) if figures["noise_deviation"] else ()
     parts = [
         f"# Evaluation of {model['name']} version {model['version']}",
-        f"{figures['rows']:,} rows of {figures['members']} members; {figures['clients']} were there. SHA-256"
-        f" {model['sha256']}.",
-        _table(("metric", "value"), [(name, f"{value:.4f}") for name, value in figures["metrics"].items()]),
+        f"{counted}{figures['members']} members; {figures['clients']} were there. SHA-256 {model['sha256']}.",
+        _table(("metric", "value", *noised), [_figure(name, figures) for name in figures["metrics"]]),
     ]
     if classes := figures.get("classes"):
         rows = [
@@ -134,6 +164,11 @@ def evaluation_page(figures: Mapping[str, Any], sentence: str) -> str:
         parts += ["## Classes", _table(("class", "rows", "predicted", "rightly"), rows)]
     parts += ["## Privacy", sentence]
     return "\n\n".join(parts) + "\n"
+
+
+def _figure(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    deviations = figures["noise_deviation"]
+    return name, f"{figures['metrics'][name]:.4f}", *((f"{deviations[name]:.4f}",) if deviations else ())
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from tacit.models.data.rows import Schema
 from tacit.models.errors import InputError
+from tacit.models.evaluation_shares import SHARES, evaluation_shares, means_of
 from tacit.models.evaluation_sums import Sums, evaluation_layout, evaluation_sums
+from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan, decode_plan
 from tacit.server.checkpoints import RunState
-from tacit.server.exchanges import Occasion
+from tacit.server.exchanges import Occasion, TrainingResult
 from tacit.server.kept_run import KeptRun
 from tacit.server.masked import MaskedRound, masked_sum
 from tacit.server.masking import Masking
@@ -55,22 +57,36 @@ class MaskedEvaluation(MaskedRound):
 class EvaluationRun(Run):
     """The run: its plan is that of the registered model, its `initial` that model's vector, which stays as it is."""
 
+    def execute(self) -> RunState:
+        """Run to the end and return the final state, with the sums.
+
+        Raises:
+            RunFailed: there is no sum: too few clients answered, the budget is spent, or the sum is impossible.
+        """
+        state = super().execute()
+        if not state.sums:
+            raise RunFailed(state.stopped or "nobody was asked")
+        return state
+
     def _prepare(self) -> RunState:
         # Kept before anybody is asked: what is evaluated stays the same if an alias moves while the run is broken off.
         return self._begin(self.plan, RoundReport(0, self.recorder.attempts(0), True, "nothing to prepare", 0.0, ()))
 
     def _training(
         self, at: Occasion, state: RunState, cohort: tuple[str, ...], wanted: int, snapshot: bytes
-    ) -> tuple[Summing, None]:
+    ) -> tuple[Summing, NoisePlan | None]:
         if self.masking is None:
             raise ValueError("an evaluation is masked")
+        if self.budget is not None:
+            return super()._training(at, state, cohort, wanted, snapshot)
         plan = decode_plan(state.plan)
         return MaskedEvaluation(at, plan, state.vector, cohort, self.masking, snapshot, wanted), None
 
     def _apply(self, state: RunState, report: RoundReport, result: Any, lines: Sequence[LedgerLine] = ()) -> RunState:
         if result is None:
             return super()._apply(state, report, result, lines)
-        following = replace(state, round=report.number, sums=dict(result))
+        sums = {SHARES: means_of(result.mean_update)} if isinstance(result, TrainingResult) else dict(result)
+        following = replace(state, round=report.number, sums=sums)
         try:
             metrics = figures_of(following)
         except InputError as error:
@@ -105,7 +121,10 @@ def figures_of(state: RunState) -> dict[str, float]:
     Raises:
         InputError: no rows have these sums.
     """
-    return evaluation_sums(decode_plan(state.plan)).metrics(state.sums)
+    plan = decode_plan(state.plan)
+    if plan.recipe.privacy.unit != "none":
+        return evaluation_shares(plan).metrics(state.sums[SHARES])
+    return evaluation_sums(plan).metrics(state.sums)
 
 
 def identified(version: ModelVersion) -> dict[str, Any]:

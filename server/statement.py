@@ -28,10 +28,13 @@ STATEMENT_ALONE = frozenset(
     | {"evaluated", "rows_evaluated"}
 )
 
+MEASURED_ELSEWHERE = (
+    "selection on and metrics of the public validation and test rows, and metrics of the clients' own test rows"
+)
 NOT_COVERED = (
     "who took part, who dropped out or refused, and how long it took",
     "the number of survivors of each round",
-    "selection on and metrics of the public validation and test rows, and metrics of the clients' own test rows",
+    MEASURED_ELSEWHERE,
     "several clients that hold data of the same person: what they cost adds up",
 )
 
@@ -79,7 +82,7 @@ def privacy_statement(recipe: Recipe, state: RunState, about: Circumstances) -> 
         sentence = f"Nothing bounds what this model says about the data it was trained on, and {seen}."
         return common | {"sentence": sentence}
     if not state.spent:
-        return common | {"sentence": f"No update of any client was released, and {seen}."}
+        return common | {"sentence": f"No {summed(recipe)} of any client was released, and {seen}."}
     return common | _promise(recipe, state, about, seen)
 
 
@@ -92,8 +95,16 @@ def _statistics(recipe: Recipe, state: RunState) -> list[str]:
     return [f"the statistics of columns and labels that the features follow from, {how}"]
 
 
-def seen_by_coordinator(recipe: Recipe, what: str = "update") -> str:
-    """Say in half a sentence what the coordinator saw of what clients sent, in the singular."""
+def summed(recipe: Recipe) -> str:
+    """Return what one client adds to a round, in a word."""
+    if not recipe.evaluation.only:
+        return "update"
+    return "count" if recipe.privacy.unit == "none" else "share"
+
+
+def seen_by_coordinator(recipe: Recipe) -> str:
+    """Say in half a sentence what the coordinator saw of what clients sent."""
+    what = summed(recipe)
     settings, promised = recipe.secure_aggregation, recipe.privacy.unit != "none"
     if not settings.enabled:
         single = f"every single protected {what}" if promised else f"every single {what}"
@@ -115,14 +126,15 @@ def _trust(recipe: Recipe, facts: dict[str, Any]) -> dict[str, str]:
     elif settings.mode == "elided":
         to_coordinator = "a simulation without masks: nothing hides one client's update"
     else:
-        to_coordinator = f"updates are masked, against a {facts['adversary']}: only sums can be seen"
+        to_coordinator = f"{summed(recipe)}s are masked, against a {facts['adversary']}: only sums can be seen"
     noise = {
-        None: "nobody adds noise: released models say what they say",
+        None: "nobody adds noise: what is released says what it says",
         "distributed": "the other clients, but for the colluders, to add their share of the noise",
         "central": "the coordinator to add the noise, and to forget the sum without it",
         "local": "nobody: each client's own noise protects it",
     }[place]
-    return {"client to coordinator": to_coordinator, "noise": noise, "coordinator to readers": "models only"}
+    to_readers = "figures only" if recipe.evaluation.only else "models only"
+    return {"client to coordinator": to_coordinator, "noise": noise, "coordinator to readers": to_readers}
 
 
 def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -> dict[str, Any]:
@@ -171,7 +183,7 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
         if plan.share_variance
         else "noise in float64 from several 52-bit uniforms each; no proof covers its last bits",
         "assumptions": _assumptions(plan, about),
-        "not_covered": [*NOT_COVERED, *_statistics(recipe, state)],
+        "not_covered": [*_not_covered(recipe), *_statistics(recipe, state)],
         "audit": "the code that adds the noise is attacked with a canary over thousands of rounds in Tacit's own tests;"
         " this run was not",
     }
@@ -179,7 +191,7 @@ def _promise(recipe: Recipe, state: RunState, about: Circumstances, seen: str) -
         return promise | {"sentence": f"The noise can be repeated and subtracted: nothing is promised, and {seen}."}
     if not finite:
         return promise | {"sentence": f"So little noise was added that it bounds nothing, and {seen}."}
-    sentence = _sentence(plan, costs, _delta(plan, state), seen)
+    sentence = _sentence(recipe, plan, costs, _delta(plan, state), seen)
     for released in _statistics(recipe, state):
         sentence += f" Not covered: {released}."
     return promise | _numbers(recipe, state, costs, about) | {"sentence": sentence}
@@ -258,6 +270,10 @@ def _assumptions(plan: NoisePlan, about: Circumstances) -> list[str]:
     return said
 
 
+def _not_covered(recipe: Recipe) -> list[str]:
+    return [one for one in NOT_COVERED if one != MEASURED_ELSEWHERE or not recipe.evaluation.only]
+
+
 def _delta(plan: NoisePlan, state: RunState) -> float:
     """Return the delta of a promise: where it rests on masks over a regular graph, each round's graph may be weak."""
     if plan.layout is None or plan.terms.place != "distributed" or graph_of(plan.cohort) != REGULAR:
@@ -265,15 +281,16 @@ def _delta(plan: NoisePlan, state: RunState) -> float:
     return plan.terms.delta + len(state.spent) * 2.0**-SIGMA
 
 
-def _sentence(plan: NoisePlan, costs: Costs, delta: float, seen: str) -> str:
+def _sentence(recipe: Recipe, plan: NoisePlan, costs: Costs, delta: float, seen: str) -> str:
     place, unit = plan.terms.place, plan.terms.unit
     cost = costs.by_observer["outsiders" if place == "central" else "coordinator"]
     epsilon = math.ceil(cost.epsilon * 1000) / 1000
     factor = f"by a factor of at most e^{epsilon:g}, except with probability {delta:g}"
-    seeing = "a reader of the model" if place == "central" else "the coordinator or a reader of the model"
-    whom = f"anything {seeing} can see of the updates"
+    reader = "a reader of the figures" if recipe.evaluation.only else "a reader of the model"
+    seeing = reader if place == "central" else f"the coordinator or {reader}"
+    whom = f"anything {seeing} can see of the {summed(recipe)}s"
     what = (
-        "Whether any one client's update counted or was zero"
+        f"Whether any one client's {summed(recipe)} counted or was zero"
         if unit == "client"
         else "Whether any one record of a client was there"
     )

@@ -176,10 +176,10 @@ def simulate(
 
             started = time.perf_counter()
             state = run_in_process(federation, execute)
+            seconds, ledger = time.perf_counter() - started, budget.facts() if budget is not None else None
             if version is not None:
-                return _finish_evaluation(kept, federation, state, time.perf_counter() - started, version)
-            ledger = budget.facts() if budget is not None else None
-            return _finish(kept, federation, state, time.perf_counter() - started, reproducible_noise, ledger)
+                return _finish_evaluation(kept, federation, state, seconds, reproducible_noise, ledger, version)
+            return _finish(kept, federation, state, seconds, reproducible_noise, ledger)
 
 
 def _resumed(store: Store, recipe: Recipe, out: Path | None) -> RunDirectory:
@@ -248,10 +248,26 @@ def _run_seed(directory: Path, recipe_seed: int, *, resume: bool, reproducible: 
 
 
 def _finish_evaluation(
-    kept: KeptRun, federation: Federation, state: RunState, seconds: float, version: ModelVersion
+    kept: KeptRun,
+    federation: Federation,
+    state: RunState,
+    seconds: float,
+    reproducible_noise: bool,
+    ledger: Mapping[str, Any] | None,
+    version: ModelVersion,
 ) -> Simulation:
-    found = {"data": data_found(federation.findings)}
-    ending = Ending(state, figures_of(state), len(federation.names), seconds, "", {}, found, signed_as=SELF_SIGNED)
+    ending = Ending(
+        state,
+        figures_of(state),
+        len(federation.names),
+        seconds,
+        "",
+        per_client={},
+        found={"data": data_found(federation.findings)},
+        signed_as=SELF_SIGNED,
+        reproducible_noise=reproducible_noise and kept.recipe.privacy.unit != "none",
+        ledger=ledger,
+    )
     summary, rounds = release_evaluation(kept, ending, version)
     kept.directory.write_json("partition.json", federation.partition_summary)
     (kept.directory.path / SEED_FILE).unlink(missing_ok=True)

@@ -90,7 +90,11 @@ def simulate(
             raise click.ClickException(f"interrupted; go on with: {_resume(directory[0], db, models)}") from None
         raise
     except RunFailed as error:
-        raise click.ClickException(f"{error}; the rounds that count are in {directory[0]}") from None
+        text = f"{error}; the rounds that count are in {directory[0]}"
+        if str(error) == BUDGET_SPENT:
+            click.echo(f"error: {text}", err=True)
+            raise click.exceptions.Exit(REFUSED) from None
+        raise click.ClickException(text) from None
     if output == "json":
         print_json(finished.summary)
     else:
@@ -147,7 +151,8 @@ def _print(finished: Simulation) -> None:
 def _print_evaluation(finished: Simulation) -> None:
     summary = finished.summary
     model, counted = summary["model"], summary["evaluation"]
-    on = f"{counted['counted_rows']:,} rows ({counted['rows']}) of {counted['members']} clients"
+    rows = "" if counted["counted_rows"] is None else f"{counted['counted_rows']:,} "
+    on = f"{rows}{counted['rows']} rows of {counted['members']} clients"
     click.echo(f"evaluated   {model['name']} version {model['version']} (sha256 {model['sha256'][:12]}) on {on}")
     for name, value in finished.metrics.items():
         click.echo(f"{'':<12}{name:<28}{value:.4f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from tacit.client.training import Refused, Workbench
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.evaluation_sums import CONFUSION, evaluation_layout
 from tacit.models.messages import Instruction
+from tacit.models.noise import noise_plan
 from tacit.models.plan import Plan
 from tacit.models.preparation import preparation_sums, prepared_plan
 from tacit.models.recipe import parse_recipe
 from tacit.privacy.codec import sha256
+from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.identity import Identity
 from tacit.privacy.secagg.offer import Offer
 
@@ -69,10 +72,22 @@ def planned(*overrides: str) -> Plan:
 
 def instruction(plan: Plan) -> Instruction:
     vector = np.arange(6, dtype=np.float32) - 3
-    encoded = plan.encode()
+    encoded, promise = plan.encode(), {}
+    layout = evaluation_layout(plan)
+    if plan.recipe.privacy.unit != "none":
+        noise = noise_plan(plan.recipe, vector.size, 6)
+        assert noise.layout is not None
+        layout, promise = (
+            noise.layout,
+            {
+                "mechanism": noise.mechanism,
+                "mechanism_parameters": noise.parameters,
+                "noise_variance": noise.share_variance,
+            },
+        )
     offer = Offer.plan(
         run="run", round=1, attempt=0, model_digest=sha256(vector.tobytes()), recipe_digest=sha256(encoded),
-        layout=evaluation_layout(plan), rotation_seed=bytes(32), cohort=6, min_cohort=5, colluders=0, dropout=0.2,
+        layout=layout, rotation_seed=bytes(32), cohort=6, min_cohort=5, colluders=0, dropout=0.2, **promise,
     )  # fmt: skip
     return Instruction("advertise", "run", 1, 0, encoded, arrays={"vector": vector}, message=offer.encode())
 
@@ -142,6 +157,27 @@ def test_an_owner_who_does_not_allow_it_refuses_and_the_account_says_why(
     found, account = judged(planned(*overrides), **changes)
     assert found == code and code in CODES
     assert account[-1]["kind"] == "offer-refused" and account[-1]["code"] == code
+
+
+def test_a_promised_evaluation_is_paid_for_from_the_owners_ledger() -> None:
+    plan = planned("privacy.unit=client", "privacy.noise_multiplier=2.0")
+    granted = {"epsilon_total": 9.0, "accept_promised_noise": True, "promised_epsilon_total": 9.0}
+    granted["accept_unprotected"] = False
+    policy = Policy.model_validate({**OPEN, "privacy": granted})
+    journal = AgentJournal.in_memory(Identity(bytes(32)), now=lambda: 0.0)
+    consent = Consent(
+        journal, "rows", Workbench(), policy, lambda noise: policy.budgets(noise.terms.unit), now=lambda: 0.0
+    )
+    asked = instruction(plan)
+    offer = Offer.decode(asked.message)
+    consent.judge(asked, offer)
+    assert consent.reserve(asked, offer) is not None
+    ledger = journal.ledger("rows", "client", {})
+    assert ledger.state.committed("promised").divergence > 0
+    # Weaker noise than the plan says is no offer of this plan.
+    weaker = replace(offer, noise_variance=offer.noise_variance / 4)
+    with pytest.raises(RemoteProtocolError, match="the noise is not what the plan promises"):
+        consent.judge(asked, weaker)
 
 
 def test_no_plan_passes_an_evaluation_off_as_a_number_of_rows() -> None:

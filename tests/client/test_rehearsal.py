@@ -242,6 +242,16 @@ def test_own_code_is_run_only_where_its_digest_is_approved(tmp_path: Path, monke
     assert approves_code(approved, named)
 
 
+def test_an_evaluation_under_a_promise_shows_two_values_and_their_noise() -> None:
+    only = ("evaluation.only=true", "evaluation.rows=all", "model.init=registry:m@champion", "training.rounds=1")
+    parsed = parse_recipe(RECIPE.replace("local_steps = 2\n", ""), (*only, *CLIENT))
+    source, bench = wine(), Workbench()
+    (step,) = steps(parsed, source, 8, bench, run_code=False)
+    masked = [field for field in leaving(step, Held(source), bench, DRAWS) if field.masked]
+    assert [(field.field, field.shape) for field in masked] == [("update", (2,))]
+    assert masked[0].noise_deviation > 0 and "distributed noise" in masked[0].protection
+
+
 def test_an_evaluation_shows_its_counts_all_masked_and_trains_nothing() -> None:
     only = ("evaluation.only=true", "evaluation.rows=all", "model.init=registry:m@champion", "training.rounds=1")
     source, bench = wine(), Workbench()

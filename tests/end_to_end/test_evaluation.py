@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,30 @@ import torch
 from click.testing import CliRunner
 
 from tacit.models.errors import InputError
+from tacit.models.evaluation_shares import SHARES
 from tacit.models.evaluation_sums import CONFUSION, evaluation_layout
 from tacit.models.messages import Instruction, Reply
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.recipe import parse_recipe
+from tacit.models.spending import Spent
 from tacit.privacy.secagg.layout import bits_for
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.cli.model import model
 from tacit.server.evaluation import CentralEvaluator
+from tacit.server.evaluation_release import noise_deviations
 from tacit.server.federated_evaluation import EvaluationRun, figures_of
 from tacit.server.population_ledger import read_ledger
 from tacit.server.registry import Registry
 from tacit.server.run import RunFailed
 from tacit.server.signed_statement import check_statement
+from tacit.server.statement import Circumstances, privacy_statement
 from tacit.server.store import open_store
 from tacit.simulations import simulate
 
 from .masked import PHASES, Masked, Memory, names, silent, some_rows
+from .test_phase_recovery import Federation as Recovering
+from .test_phase_recovery import Killed as KilledCoordinator
+from .test_phase_recovery import spent
 
 ONLY = ("evaluation.only=true", "evaluation.rows=all", "model.init=registry:r@latest", "training.learning_rate=0.05")
 WITHOUT = ("training.rounds=1",)
@@ -173,6 +182,82 @@ def test_a_checkpoint_keeps_the_sums_to_the_last_bit(trained: tuple[Plan, np.nda
         name: values.tobytes() for name, values in state.sums.items()
     }
     assert figures_of(again) == figures_of(state)
+
+
+# Under a promise ------------------------------------------------------------------------------------------------------
+
+PROMISED = ("privacy.unit=client", "privacy.noise_multiplier=1.0")
+
+
+def promised(trained: tuple[Plan, np.ndarray], *overrides: str, **how: Any) -> tuple[Masked, RunState]:
+    masked = federation(*PROMISED, *overrides, **how)
+    return masked, evaluated(masked, trained)
+
+
+def test_a_promise_is_kept_by_noise_that_members_make_and_paid_for_once(trained: tuple[Plan, np.ndarray]) -> None:
+    masked, state = promised(trained)
+    assert state.spent == (Spent(10, 10),) and set(state.taken.values()) == {1}
+    ledger = read_ledger(masked.store, "run/run", "client")
+    assert ledger is not None and len(ledger.settled - ledger.voided) == 1 and not ledger.waiting
+    epsilon = ledger.epsilon_committed("assured")
+    statement = privacy_statement(masked.recipe, state, Circumstances(10))
+    assert 0 < statement["epsilon"] <= epsilon * 1.05
+    assert "share counted or was zero" in statement["sentence"]
+    assert state.vector.tobytes() == trained[1].tobytes()
+    # Two values of each member left, and nothing about how many rows there are.
+    assert {name: values.shape for name, values in state.sums.items()} == {SHARES: (2,)}
+    assert set(figures_of(state)) == {"member_loss", "member_accuracy"}
+
+
+def test_the_noised_figures_lie_around_the_members_own_as_far_as_is_said(trained: tuple[Plan, np.ndarray]) -> None:
+    own = [CentralEvaluator(some_rows(300).take(part))(*trained)["accuracy"] for part in parts()]
+    drawn, said = [], 0.0
+    for seed in range(24):
+        mode = "secure_aggregation.mode=elided"
+        masked, state = promised(trained, mode, seed=bytes([seed]) * 32, name=f"run-{seed}")
+        drawn.append(float(state.sums[SHARES][0]))
+        said = noise_deviations(masked.recipe, state, 10, 10)["member_accuracy"]
+    # 24 draws: their mean within four standard errors, their deviation within a factor that chance leaves below 1e-4.
+    assert abs(np.mean(drawn) - np.mean(own)) < 4 * said / math.sqrt(24)
+    assert 0.5 * said < np.std(drawn) < 1.6 * said
+
+
+def test_a_run_that_cannot_pay_for_an_evaluation_fails_and_asks_nobody(trained: tuple[Plan, np.ndarray]) -> None:
+    masked = federation(*PROMISED, "population.ledger=wards", "population.epsilon_budget=0.5")
+    with pytest.raises(RunFailed, match="the privacy budget is spent"):
+        evaluated(masked, trained)
+    assert not [sent for sent in masked.sent if sent.action == "mask"]
+
+
+@pytest.mark.parametrize("overrides", [(), PROMISED])
+def test_a_coordinator_killed_in_any_phase_of_an_evaluation_goes_on_there(
+    overrides: tuple[str, ...], trained: tuple[Plan, np.ndarray], tmp_path: Path
+) -> None:
+    settings = [*ONLY, *WITHOUT, *overrides, "secure_aggregation.min_cohort=4", "secure_aggregation.dropout=0.3"]
+
+    def begun(name: str) -> Recovering:
+        federation = Recovering(tmp_path / name, settings)
+        plan = trained[0]
+        evaluates = Plan(federation.members.recipe, plan.schema, plan.features, plan.architecture)
+        federation.members.execute = partial(  # type: ignore[method-assign]
+            federation.members.execute, kind=EvaluationRun, plan=evaluates, initial=trained[1].copy()
+        )
+        return federation
+
+    straight = begun("straight")
+    expected = straight.coordinate()
+    moments = straight.moment.moments  # type: ignore[attr-defined]
+    assert moments > 50
+    for at in range(2, moments + 1, 11):
+        federation = begun(f"killed-{at}")
+        with pytest.raises(KilledCoordinator):
+            federation.coordinate(at)
+        state = federation.coordinate()
+        assert {name: values.tobytes() for name, values in state.sums.items()} == {
+            name: values.tobytes() for name, values in expected.sums.items()
+        }
+        assert federation.history() == straight.history() and spent(federation.store) == spent(straight.store)
+        assert all(len(answers) == 1 for answers in federation.answers.values())
 
 
 # Whole simulations ----------------------------------------------------------------------------------------------------
@@ -337,3 +422,17 @@ def test_a_model_that_cannot_be_evaluated_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=message):
         simulate(parse_recipe(EVALUATE, overrides), out=out, **places(home))
     assert not (out).exists()
+
+
+def test_a_simulated_evaluation_under_a_promise_states_what_it_cost(home: Path, out: Path) -> None:
+    finished = simulate(parse_recipe(EVALUATE, ["privacy.unit=client", "privacy.epsilon=8"]), out=out, **places(home))
+    assert 0 < finished.summary["privacy"]["epsilon"] <= 8
+    assert finished.summary["evaluation"] == {"rows": "held-out", "counted_rows": None, "members": 8}
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert set(figures["noise_deviation"]) == set(figures["metrics"]) == {"member_loss", "member_accuracy"}
+    statement = json.loads((out / "privacy.json").read_text())
+    check_statement(statement)
+    assert "What the model itself says about the rows it was trained on is not part of that" in statement["sentence"]
+    assert statement["population_ledger"]["epsilon_committed"] > 0
+    with open_store(str(home / "tacit.db"), create=False) as store:
+        assert read_ledger(store, f"run/{out.name}", "client") is not None

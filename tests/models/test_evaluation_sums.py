@@ -39,7 +39,6 @@ from tacit.models.evaluation_sums import (
 from tacit.models.metrics import ClassificationMetrics, RegressionMetrics
 from tacit.models.plan import Plan
 from tacit.models.recipe import parse_recipe
-from tacit.models.tasks import task_named
 from tacit.privacy.randomness import Keystream
 from tacit.privacy.secagg.encoding import decode, encode
 from tacit.privacy.secagg.layout import Layout, bits_for
@@ -191,8 +190,8 @@ class Given(nn.Module):
 
 def test_batches_are_counted_as_their_rows() -> None:
     outputs, targets = classified(5, 2500, 3)
-    sums, task = ClassificationSums(names(3)), task_named("tabular-classification")
-    found, pooled = count_rows(Given(), outputs, targets, task, sums), sums.of(outputs, targets)
+    sums = ClassificationSums(names(3))
+    found, pooled = count_rows(Given(), outputs, targets, sums), sums.of(outputs, targets)
     assert float(found[CONFUSION].sum()) == 2500
     for name, values in pooled.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-12)

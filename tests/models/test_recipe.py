@@ -497,6 +497,7 @@ def test_a_setting_with_an_empty_part_is_an_unknown_key(override: str) -> None:
 
 
 ONLY = ("evaluation.only=true", "model.init=registry:m@champion")
+PROMISED = (*ONLY, "privacy.unit=client", "privacy.epsilon=8")
 
 
 def test_an_evaluation_is_one_round_whether_its_recipe_says_so_or_not() -> None:
@@ -512,8 +513,11 @@ def test_an_evaluation_is_one_round_whether_its_recipe_says_so_or_not() -> None:
         (ONLY[:1], "evaluation.only needs model.init, which names the model to evaluate"),
         ((*ONLY, "training.rounds=20"), "training.rounds = 20 contradicts evaluation.only, which is one round"),
         ((*ONLY, "secure_aggregation.enabled=false"), "counts leave masked or not at all"),
-        ((*ONLY, "privacy.unit=client", "privacy.epsilon=8"), "privacy.unit = 'client' is not offered"),
         ((*ONLY, "privacy.unit=example"), "privacy.unit = 'example' is not offered"),
+        ((*PROMISED, "privacy.noise=central"), "privacy.noise = 'central' is not offered"),
+        ((*PROMISED, "privacy.noise=local"), "privacy.noise = 'local' is not offered"),
+        ((*PROMISED, "privacy.clip=2.0"), "privacy.clip means nothing to evaluation.only"),
+        ((*PROMISED, "privacy.noise_cohort=100"), "privacy.noise_cohort means nothing to evaluation.only"),
         ((*ONLY, "training.learning_rate=0.5"), "training.learning_rate means nothing to evaluation.only"),
         ((*ONLY, "training.local_steps=5"), "training.local_steps means nothing to evaluation.only"),
         ((*ONLY, "training.sampling=poisson"), "training.sampling means nothing to evaluation.only"),
