@@ -12,7 +12,7 @@ import pytest
 from tacit.client.directory import AgentDirectory
 from tacit.client.page.server import serve_page
 
-from .chromium import CHROMIUM, Chromium
+from ...chromium import CHROMIUM, Chromium  # noqa: TID252 - tests are no package that could be named
 from .owned import answered, asked, made
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
