@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,11 +131,10 @@ def protection(kind: Kind) -> tuple[str, str]:
         return "Unknown", "This page does not know messages of this kind: ask who looks after your agent."
     if kind.masked:
         mask = "Nobody can read it alone, the coordinator included: only the sum over several members can be read."
-        if kind.preparation or kind.evaluates:
-            return "Masked", f"{mask} The sum itself is exact: no noise is in it."
-        return (
-            ("Masked, with noise", f"{mask} {_NOISE[kind.noise]}") if kind.noise else ("Masked", f"{mask} {_NO_NOISE}")
-        )
+        if kind.noise:
+            return "Masked, with noise", f"{mask} {_NOISE[kind.noise]}"
+        exact = kind.preparation or kind.evaluates
+        return "Masked", f"{mask} {'The sum itself is exact: no noise is in it.' if exact else _NO_NOISE}"
     if kind.noise == "local":
         return "With noise", "It was not masked. Noise that hides single rows was added on this machine before it left."
     return "Not masked", f"The coordinator could read it. {_NOISE.get(kind.noise, _NO_NOISE)}"
@@ -171,11 +171,7 @@ def meaning(code: str) -> str:
     if code in _OWN:
         return _OWN[code]
     said = CODES.get(code, "what came was not what the protocol asks for")
-    said = (
-        said.replace("the owner asks", "you ask")
-        .replace("the owner does", "you do")
-        .replace("the owner accepts", "you accept")
-    )
+    said = re.sub(r"\bthe owner (?:(do)es|(\w+)s)\b", lambda found: f"you {found[1] or found[2]}", said)
     return f"{said[:1].upper()}{said[1:]}."
 
 
