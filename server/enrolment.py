@@ -99,7 +99,7 @@ class Registrar:
             raise EnrolmentRefused("wrong-name", f"the invitation is for {invitation.name}, not {draft.client}")
         self._check_organisation(draft, invitation)
         if present is not None:
-            _check_known(present, draft.client, now)
+            _check_known(present, draft.client)
         if draft.serial != first_serial(request.invitation):
             raise EnrolmentRefused("wrong-certificate", "its serial is not the invitation's")
         return self._certified(draft, now, verify)
@@ -218,11 +218,11 @@ def _has_ended(client: ClientRecord, now: int) -> bool:
     return bool(expires_at) and now >= expires_at
 
 
-def _check_known(present: ClientRecord, name: str, now: int) -> None:
-    """Refuse a known key, but for that of a member which has left, or whose certificate has ended under this name."""
+def _check_known(present: ClientRecord, name: str) -> None:
+    """Refuse a known key, but for that of a member which has left, or which the operator invited again by its name."""
     if present.state == "revoked":
         raise EnrolmentRefused("revoked", "the member's key was revoked; make a new one")
-    if present.state == "active" and not (present.name == name and _has_ended(present, now)):
+    if present.state == "active" and present.name != name:
         raise EnrolmentRefused("key-known", f"the member's key is enrolled as {present.name}; make a new one")
 
 

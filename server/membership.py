@@ -191,7 +191,8 @@ def invite(
         expires_at: seconds since 1970.
         organisation: the organisation that must sign for the member, empty for none but its own.
         organisation_key: its Ed25519 public key.
-        again: for a member of this name whose certificate has ended: with the same key it is let in again.
+        again: for the member of this name, which with the same key gets a new certificate, also where the old one has
+            ended.
         actor: for the audit log.
 
     Raises:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +21,9 @@ from tacit.models.errors import InputError
 from tacit.printing import print_fields
 
 if TYPE_CHECKING:
+    from tacit.client.directory import AgentDirectory
     from tacit.client.fleet import Resident
+    from tacit.models.invitation import Invitation
 
 
 @click.command()
@@ -53,6 +56,7 @@ def enrol(token: str | None, organisation_key: Path | None, insecure: bool, path
     directory = AgentDirectory.open(path)
     text: str = token if token is not None else sys.stdin.read()
     invitation = Invitation.parse(text.strip())
+    _check_free(directory, invitation)
     organisation = read_identity(organisation_key) if organisation_key is not None else None
     if organisation_key is not None and organisation is None:
         raise InputError("is not there", where=str(organisation_key), right="tacit agent org-key FILE makes one")
@@ -77,6 +81,20 @@ def enrol(token: str | None, organisation_key: Path | None, insecure: bool, path
             "coordinator_key": enrolled.federation.coordinator_key.hex(),
         }
     )
+
+
+def _check_free(directory: AgentDirectory, invitation: Invitation) -> None:
+    """Refuse to forget a federation that the agent is a member of."""
+    from tacit.client.enrolled import ENROLMENT, read_enrolled
+    from tacit.client.upkeep import ended
+
+    present = read_enrolled(directory.path / ENROLMENT, directory.identity)
+    if present is not None and present.url != invitation.url and not ended(present.certificate, time.time()):
+        raise InputError(
+            f"is a member of {present.federation.name} at {present.url}",
+            where=f"agent {directory.path}",
+            right="tacit agent leave, or another directory",
+        )
 
 
 @click.command()

@@ -22,8 +22,11 @@ def status(path: Path, output: Format) -> None:
     """
     from tacit.client.audit import AuditBroken, verify_audit
     from tacit.client.directory import AgentDirectory
+    from tacit.client.enrolled import ENROLMENT, read_enrolled
 
     directory = AgentDirectory.open(path)
+    enrolled = read_enrolled(directory.path / ENROLMENT, directory.identity)
+    until = enrolled.certificate.expires_at if enrolled else 0
     try:
         entries = verify_audit(directory.account_lines())
     except AuditBroken as error:
@@ -32,6 +35,9 @@ def status(path: Path, output: Format) -> None:
     found = {
         "name": directory.settings.name,
         "key": directory.identity.public_key.hex(),
+        "member_of": enrolled.federation.name if enrolled else None,
+        "member_as": enrolled.certificate.client if enrolled else None,
+        "certificate_until": datetime.fromtimestamp(until, UTC) if until else None,
         "running": directory.is_running,
         "paused": directory.pause(),
         "data_sets": list(directory.register.sets),

@@ -46,7 +46,7 @@ class Row:
     show_default=True,
     help="How long the token can be used.",
 )
-@click.option("--again", is_flag=True, help="For a client whose certificate has ended: it keeps its name and its key.")
+@click.option("--again", is_flag=True, help="For a client that cannot go on: it keeps its name and its key.")
 @dir_option
 @format_option
 def invite(

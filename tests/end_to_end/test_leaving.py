@@ -15,6 +15,7 @@ from tacit.__main__ import run as tacit
 from tacit.client.connection import Address, Connection, TurnedAway
 from tacit.client.directory import AgentDirectory, init
 from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled
+from tacit.models.invitation import Invitation
 from tacit.server.coordinator_directory import CoordinatorDirectory, create
 from tacit.server.enrolment_routes import EnrolmentRoutes
 from tacit.server.membership import Membership, invite
@@ -95,6 +96,30 @@ def test_a_member_leaves_and_comes_back_with_a_new_invitation(hub: Hub, capsys: 
     connection.alive()
     connection.close()
     assert list(hub.link.names.values()) == ["ward"]
+
+
+def test_the_state_of_an_agent_says_where_it_is_a_member(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    def told() -> tuple[str | None, str | None, str | None]:
+        capsys.readouterr()
+        assert tacit(["agent", "status", "--dir", hub.path, "--format", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return found["member_of"], found["member_as"], found["certificate_until"]
+
+    assert told() == (None, None, None)
+    enrolled = hub.enrol("ward")
+    until = datetime.fromtimestamp(enrolled.certificate.expires_at, UTC)
+    federation, name, holds = told()
+    assert (federation, name) == ("hospitals", "ward") and datetime.fromisoformat(str(holds)) == until
+
+
+def test_nobody_forgets_one_federation_by_enrolling_in_another(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    enrolled = hub.enrol()
+    elsewhere = Invitation("https://127.0.0.1:9", bytes(32), "north", "", int(time.time()) + 60, bytes(32)).text()
+    assert tacit(["agent", "enrol", "--dir", hub.path, "--token", elsewhere]) == 2
+    assert "is a member of hospitals" in capsys.readouterr().err and hub.enrolled == enrolled
+    # Of the same one it gets a new certificate.
+    assert tacit(["agent", "enrol", "--dir", hub.path, "--token", hub.invitation(again=True)]) == 0
+    assert hub.enrolled is not None and hub.enrolled.certificate.serial != enrolled.certificate.serial
 
 
 def test_a_member_does_not_leave_while_its_agent_runs(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

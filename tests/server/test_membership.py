@@ -163,13 +163,26 @@ def test_a_member_whose_certificate_has_ended_is_let_in_again_with_its_key_and_a
     made = invite(
         store, url="https://a:1", ca_der=b"ca", name="north", expires_at=NOW + 2 * LIFE, again=True, actor="test"
     )
-    with pytest.raises(EnrolmentRefused, match="key-known"):  # as long as the old one holds, there is nothing to do
-        Membership(store, REGISTRAR, lambda: NOW).enrol(request(made, 1))
     with pytest.raises(EnrolmentRefused, match="name-taken"):
         late.enrol(request(made, 2, NOW + LIFE))
     renewed = late.enrol(request(made, 1, NOW + LIFE))
     assert renewed.subject_key == old.subject_key and late.taking_part() == {"north": renewed}
     assert late.enrol(request(made, 1, NOW + LIFE)) == renewed, "its reply may have been lost"
+
+
+def test_a_member_that_lost_its_way_gets_a_new_certificate_with_its_key_if_it_is_invited_again(store: Store) -> None:
+    """As when it was away while the authority for TLS changed."""
+    old = enrolled(store, "north", 1)
+    enrolled(store, "south", 2)
+    membership = Membership(store, REGISTRAR, lambda: NOW)
+    with pytest.raises(InputError, match="is a client already"):
+        enrolled(store, "north", 1)
+    made = invite(store, url="https://a:1", ca_der=b"ca", name="north", expires_at=NOW + 60, again=True, actor="test")
+    with pytest.raises(EnrolmentRefused, match="key-known"):  # somebody else's key under its name
+        membership.enrol(request(made, 2))
+    new = membership.enrol(request(made, 1))
+    assert (new.subject_key, new.client) == (old.subject_key, "north") and new.serial != old.serial
+    assert membership.taking_part()["north"] == new
 
 
 def test_what_cannot_be_let_in_is_not_the_end_of_the_others(store: Store) -> None:
