@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,3 +59,22 @@ def test_five_owners_and_a_coordinator_train_over_a_network_and_everybody_has_wr
         assert spent.epsilon_committed("promised") > 0 == spent.epsilon_committed("assured")
     kinds = {json.loads(line)["kind"] for line in owners[NAMES[4]].account_lines()}
     assert "offer-refused" in kinds and "ledger-reserved" not in kinds
+    # Whoever serves the coordinator's database has the model, and says what was promised.
+    command(
+        "serve", "--db", str(hub / "tacit.db"), "--models", str(hub / "models-store"), "--port", "0", "--insecure-no-auth"
+    )
+    said = next(tmp_path.glob("*-serve---db.log"))
+    until(lambda: "listening on" in said.read_text())
+    served = re.search(r"listening on (http://\S+)", said.read_text())
+    assert served is not None
+    answer = asked(f"{served[1]}/api/v1/models/ward/predict", {"inputs": [{"a": 2.0, "b": -1.0}]})
+    assert answer["predictions"][0]["label"] in ("yes", "no") and answer["version"] == 1
+    assert asked(f"{served[1]}/api/v1/models/ward/privacy") == privacy
+
+
+def asked(url: str, body: object = None) -> Any:
+    """Ask a service, and return what it says."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
