@@ -27,7 +27,7 @@ def build_app(drive: Callable[[Grid, Context], None]) -> ServerApp:
 
 def _stock(grid: Grid, context: Context) -> None:
     """Train as `flwr run` asks; what is logged goes to standard error, which Flower passes on to its own log."""
-    from tacit.server.run import RunFailed
+    from tacit.server.attempts import RunFailed
     from tacit.server.stock import train
 
     log = logging.getLogger("tacit")

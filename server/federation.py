@@ -22,6 +22,7 @@ from tacit.models.recipe import Recipe, load_recipe
 from tacit.models.training import resolve_device
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.randomness import Randomness, SystemRandomness
+from tacit.server.attempts import RunFailed
 from tacit.server.budget import open_budget
 from tacit.server.checkpoints import Unwritable
 from tacit.server.coordinator_directory import CoordinatorDirectory
@@ -35,7 +36,6 @@ from tacit.server.membership import Membership
 from tacit.server.purpose import purpose_of
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
-from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.run_queue import QUEUE, WAITS, forget_idle_stops, forget_stop, is_to_stop, put_aside
 from tacit.server.sampling import DrawnCohorts

@@ -20,6 +20,7 @@ from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.identity import Identity
+from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import Checkpoints, RunState, Unwritable
 from tacit.server.feasibility import check_network
 from tacit.server.lineage import with_lineage
@@ -27,7 +28,6 @@ from tacit.server.phases import Phases
 from tacit.server.recorder import StoreRecorder
 from tacit.server.registry import Registry
 from tacit.server.release import initial_version, release, warm_start
-from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.signed_statement import SELF_SIGNED, sign_statement
 from tacit.server.statement import Circumstances, privacy_statement

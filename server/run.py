@@ -23,35 +23,29 @@ from tacit.privacy.errors import BudgetExceeded, PrivacyError
 from tacit.privacy.randomness import Keystream, Randomness, SystemRandomness
 from tacit.privacy.records import Key
 from tacit.privacy.secagg.layout import Infeasible
+from tacit.server.attempts import Attempts, RunFailed, at_attempt, snapshot_of
 from tacit.server.budget import Budget
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, ProtectedTraining, Training
 from tacit.server.feasibility import check_cohorts, check_names, check_network
 from tacit.server.masked import (
-    MASK_EXCHANGE,
     MaskedPreparation,
-    MaskedRound,
     MaskedTraining,
     NoisedTraining,
     inputs_left,
 )
-from tacit.server.masking import Masking, Receipts
-from tacit.server.phases import BrokenOff, Phases
+from tacit.server.masking import Masking
+from tacit.server.phases import Phases
 from tacit.server.reports import RoundReport
-from tacit.server.rounds import Exchanges, Participant, Round, RoundProgress, RoundState
+from tacit.server.rounds import Exchanges, Participant
 from tacit.server.store.records import LedgerLine
 from tacit.server.strategies import strategy_named
-from tacit.server.transport import Transport, drive
+from tacit.server.transport import Transport
 
 ATTEMPTS = 3
-RECEIPT_SECONDS = 30.0  # to deliver the last receipts in
 BUDGET_SPENT = "the privacy budget is spent"
 
 Evaluate = Callable[[Plan, NDArray[np.float32]], Mapping[str, float]]
-
-
-class RunFailed(Exception):
-    """The run cannot go on; the text says why. What was committed stays."""
 
 
 class Recorder(Protocol):
@@ -146,6 +140,7 @@ class Run:
             raise ValueError("a run has a budget exactly if its recipe promises something")
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
         self._fruitless = 0
+        self._attempts = Attempts(recipe.training, self.transport, self.masking, self.phases, self.clock)
 
     def execute(self) -> RunState:
         """Run to the end and return the final state: the best one where there is a validation share.
@@ -154,7 +149,7 @@ class Run:
             RunFailed: too few clients reported several times in a row, or the model diverged.
         """
         if self.masking is not None:
-            check_cohorts(self.plan.recipe, self.masking, len(self._clients()), check_network(self.plan))
+            check_cohorts(self.plan.recipe, self.masking, len(self._attempts.clients()), check_network(self.plan))
         try:
             if self.phases is not None and self.masking is not None:
                 self.masking.recall(self.phases.recall())
@@ -165,9 +160,9 @@ class Run:
                 else:
                     state = self._round(state)
         except RunFailed:
-            self._deliver_receipts(self.plan.recipe.training.rounds)
+            self._attempts.deliver_receipts(self.name, self.plan.recipe.training.rounds)
             raise
-        self._deliver_receipts(state.round)
+        self._attempts.deliver_receipts(self.name, state.round)
         if state.best_round and state.best_round != state.round:
             best = self.recorder.state_of(state.best_round)
             # Every round was released to somebody, whichever of them gave the best model.
@@ -192,17 +187,17 @@ class Run:
         return self._begin(plan, report)
 
     def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
-        encoded, broken_off = plan.encode(), self._broken_off(0)
+        encoded, broken_off = plan.encode(), self._attempts.broken_off(0)
         first = self.recorder.attempts(0)
         for attempt in range(first, first + ATTEMPTS):
-            at, resumed = Occasion(self.name, 0, attempt, encoded), _if_at(broken_off, attempt)
-            clients = resumed.progress.cohort if resumed else self._clients()
+            at, resumed = Occasion(self.name, 0, attempt, encoded), at_attempt(broken_off, attempt)
+            clients = resumed.progress.cohort if resumed else self._attempts.clients()
             exchanges = (
-                MaskedPreparation(at, plan, clients, self.masking, _snapshot(resumed))
+                MaskedPreparation(at, plan, clients, self.masking, snapshot_of(resumed))
                 if self.masking
                 else Preparation(at, plan.schema)
             )
-            report, done = self._attempt(exchanges, clients, 0, attempt, broken_off=resumed)
+            report, done = self._attempts.make(exchanges, clients, 0, attempt, broken_off=resumed)
             if done:
                 return exchanges, report
             self._keep(report, None)
@@ -236,15 +231,15 @@ class Run:
         first = self.recorder.attempts(number)
         # Whose masked input has left for this round takes part in no other attempt at it, also after a restart.
         left = inputs_left(self.recorder.asked(number)) if first and self.masking else frozenset()
-        broken_off = self._broken_off(number)
+        broken_off = self._attempts.broken_off(number)
         if self.budget is not None:
             announced = broken_off.attempt if broken_off else None
             if self.phases is not None:
                 self.budget.void_unannounced(number, announced=announced)
-            state = self.budget.resume(state, number, self._clients(), going_on=announced)
+            state = self.budget.resume(state, number, self._attempts.clients(), going_on=announced)
             first = self.budget.next_attempt(number, first) if announced is None else announced
         for attempt in range(first, first + ATTEMPTS):
-            resumed = _if_at(broken_off, attempt)
+            resumed = at_attempt(broken_off, attempt)
             if resumed is not None:
                 cohort, wanted = resumed.progress.cohort, resumed.progress.wanted
             else:
@@ -257,7 +252,7 @@ class Run:
                 report = RoundReport(number, attempt, True, "the cohort was empty", 0.0, ())
                 return self._apply(state, report, None)
             try:
-                exchanges, noise = self._training(at, state, cohort, wanted, _snapshot(resumed))
+                exchanges, noise = self._training(at, state, cohort, wanted, snapshot_of(resumed))
             except Infeasible as error:
                 report = RoundReport(number, attempt, False, str(error), 0.0, ())
                 self._keep(report, None)
@@ -266,7 +261,7 @@ class Run:
                 reserved = self._reserve(exchanges, noise, at, going_on=resumed is not None)
             except BudgetExceeded:
                 return replace(state, stopped=BUDGET_SPENT)
-            report, done = self._attempt(exchanges, cohort, number, attempt, wanted=wanted, broken_off=resumed)
+            report, done = self._attempts.make(exchanges, cohort, number, attempt, wanted=wanted, broken_off=resumed)
             state, lines = self._settle(state, exchanges, noise, reserved, report, done)
             if done:
                 try:
@@ -277,17 +272,17 @@ class Run:
                 return self._apply(state, report, result, lines)
             if self.masking is not None:
                 left |= inputs_left(report.participants)
-            if left and len(self._clients(left)) < wanted:
+            if left and len(self._attempts.clients(left)) < wanted:
                 return self._over(state, report, lines)
             self._keep(report, None, lines)
         raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{report.mostly}")
 
     def _able(self, state: RunState, left: Collection[str]) -> tuple[str, ...]:
         """Return who may be asked; nobody, where too few are left that have not taken part as often as they may."""
-        clients = self._clients(left)
+        clients = self._attempts.clients(left)
         if self.budget is None or self.plan.recipe.training.sampling == "poisson":
             return clients
-        able, everybody = self.budget.able(state, clients), len(self._clients())
+        able, everybody = self.budget.able(state, clients), len(self._attempts.clients())
         wanted = min(self.plan.recipe.training.cohort or everybody, everybody)
         return able if len(able) == len(clients) or len(able) >= wanted else ()
 
@@ -358,59 +353,6 @@ class Run:
         except OverflowError as error:
             raise RunFailed(f"round {state.round + 1}: {error}; try a smaller learning rate") from None
 
-    def _deliver_receipts(self, number: int) -> None:
-        """Deliver the receipts that are still owed; whoever does not answer soon has one less."""
-        if self.masking is None or not self.masking.owed:
-            return
-        owed = tuple(client for client in self.transport.clients() if client in self.masking.owed)
-        if owed:
-            exchanges = Receipts(Occasion(self.name, number, 0, b""), self.masking)
-            deadline = min(self.plan.recipe.training.deadline_seconds, RECEIPT_SECONDS)
-            drive(Round(owed, len(owed), exchanges, deadline_seconds=deadline, quorum=1e-9), self.transport)
-
-    def _broken_off(self, number: int) -> BrokenOff | None:
-        """Return the attempt at a round that another process was in the middle of, if it can be gone on with."""
-        return self.phases.broken_off(number) if self.phases is not None and self.masking is not None else None
-
-    def _attempt(
-        self,
-        exchanges: Exchanges,
-        cohort: tuple[str, ...],
-        number: int,
-        attempt: int,
-        *,
-        wanted: int | None = None,
-        broken_off: BrokenOff | None = None,
-    ) -> tuple[RoundReport, bool]:
-        training = self.plan.recipe.training
-        masked = isinstance(exchanges, MaskedRound)
-        current = Round(
-            cohort,
-            wanted or len(cohort),
-            exchanges,
-            deadline_seconds=training.deadline_seconds,
-            quorum=training.quorum,
-            quorum_counts_until=MASK_EXCHANGE if masked else None,
-        )
-        phases = self.phases
-
-        def announce(progress: RoundProgress) -> None:
-            if phases is not None and isinstance(exchanges, MaskedRound):
-                name = exchanges.names[progress.exchange]
-                phases.announce(number, attempt, name, progress, exchanges.snapshot())
-
-        started = self.clock()
-        progress = broken_off.progress if broken_off is not None else None
-        drive(current, self.transport, announce=announce, broken_off=progress)
-        done = current.state is RoundState.COMPLETE
-        seconds = self.clock() - started
-        participants = current.participation()
-        if isinstance(exchanges, MaskedRound):
-            if not done:
-                exchanges.abandon(current.reason)
-            participants = exchanges.verdicts(participants, done)
-        return RoundReport(number, attempt, done, current.reason, seconds, participants), done
-
     def _apply(
         self,
         state: RunState,
@@ -454,24 +396,9 @@ class Run:
         if patience and state.round - state.best_round >= patience:
             state.stopped = f"no better {name} for {patience} rounds"
 
-    def _clients(self, without: Collection[str] = ()) -> tuple[str, ...]:
-        at_fault = self.masking.at_fault if self.masking is not None else ()
-        clients = tuple(client for client in self.transport.clients() if client not in at_fault)
-        if not clients:
-            raise RunFailed("no client can be reached")
-        return tuple(client for client in clients if client not in without)
-
     def _keep(self, report: RoundReport, state: RunState | None, lines: Sequence[LedgerLine] = ()) -> None:
         self.recorder.commit(report, state, lines)
         if self.budget is not None:
             for line in lines:
                 self.budget.accounts.committed(line)
         self.on_round(report)
-
-
-def _if_at(broken_off: BrokenOff | None, attempt: int) -> BrokenOff | None:
-    return broken_off if broken_off is not None and broken_off.attempt == attempt else None
-
-
-def _snapshot(resumed: BrokenOff | None) -> bytes:
-    return resumed.snapshot if resumed is not None else b""

@@ -25,6 +25,7 @@ from tacit.models.recipe import Recipe, read_recipe
 from tacit.models.tasks import task_named
 from tacit.models.training import resolve_device
 from tacit.privacy.randomness import SystemRandomness
+from tacit.server.attempts import RunFailed
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
 from tacit.server.feasibility import check_names
@@ -33,7 +34,7 @@ from tacit.server.local_identity import key_file, local_identity
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
-from tacit.server.run import Run, RunFailed
+from tacit.server.run import Run
 from tacit.server.run_directory import RunDirectory
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import open_store

@@ -41,7 +41,7 @@ def reproduce(run: str, out: Path | None, db: str, models: Path, output: Format)
             raise InputError(f"is {record.status}", where=f"run {run}", right="only a finished run can be repeated")
         # Imported here: `tacit runs list` needs none of it.
         from tacit.models.recipe import parse_recipe
-        from tacit.server.run import RunFailed
+        from tacit.server.attempts import RunFailed
         from tacit.server.sampling import RecordedCohorts
         from tacit.simulations.simulation import simulate
 

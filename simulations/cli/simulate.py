@@ -62,7 +62,8 @@ def simulate(
     if workers > 1:
         raise InputError("this version trains one client at a time", where=f"--workers {workers}", right="leave it out")
     # Imported here: PyTorch and Flower take seconds that --help and a wrong option need not wait for.
-    from tacit.server.run import BUDGET_SPENT, RunFailed
+    from tacit.server.attempts import RunFailed
+    from tacit.server.run import BUDGET_SPENT
     from tacit.simulations.simulation import simulate as run_simulation
 
     progress = Progress(quiet=output == "json")

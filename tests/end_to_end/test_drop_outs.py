@@ -11,7 +11,8 @@ from tacit.models.features import Standardise
 from tacit.models.messages import Instruction, Reply
 from tacit.models.plan import decode_plan
 from tacit.privacy.secagg.messages import Advertise
-from tacit.server.run import ATTEMPTS, RunFailed
+from tacit.server.attempts import RunFailed
+from tacit.server.run import ATTEMPTS
 
 from .masked import LATE, ONE_ROUND, PHASES, Masked, model_over, names, silent
 

@@ -22,6 +22,7 @@ from tacit.models.plan import Plan, decode_plan
 from tacit.models.recipe import parse_recipe
 from tacit.models.spending import Spent
 from tacit.privacy.secagg.layout import bits_for
+from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.cli.model import model
 from tacit.server.evaluation import CentralEvaluator
@@ -29,7 +30,6 @@ from tacit.server.evaluation_release import noise_deviations
 from tacit.server.federated_evaluation import EvaluationRun, figures_of
 from tacit.server.population_ledger import read_ledger
 from tacit.server.registry import Registry
-from tacit.server.run import RunFailed
 from tacit.server.signed_statement import check_statement
 from tacit.server.statement import Circumstances, privacy_statement
 from tacit.server.store import open_store

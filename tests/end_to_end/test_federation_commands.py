@@ -60,9 +60,8 @@ def test_five_owners_and_a_coordinator_train_over_a_network_and_everybody_has_wr
     kinds = {json.loads(line)["kind"] for line in owners[NAMES[4]].account_lines()}
     assert "offer-refused" in kinds and "ledger-reserved" not in kinds
     # Whoever serves the coordinator's database has the model, and says what was promised.
-    command(
-        "serve", "--db", str(hub / "tacit.db"), "--models", str(hub / "models-store"), "--port", "0", "--insecure-no-auth"
-    )
+    database = ("--db", str(hub / "tacit.db"), "--models", str(hub / "models-store"))
+    command("serve", *database, "--port", "0", "--insecure-no-auth")
     said = next(tmp_path.glob("*-serve---db.log"))
     until(lambda: "listening on" in said.read_text())
     served = re.search(r"listening on (http://\S+)", said.read_text())

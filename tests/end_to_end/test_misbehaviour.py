@@ -11,7 +11,7 @@ from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
 from tacit.models.training import TrainingDiverged
 from tacit.privacy.secagg.messages import PARCEL_LABEL, Parcel, Shares, parcel_body
-from tacit.server.run import RunFailed
+from tacit.server.attempts import RunFailed
 
 from .masked import ONE_ROUND, PHASES, Handler, Masked, flipped, model_over, names, some_rows
 

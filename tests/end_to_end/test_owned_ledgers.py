@@ -26,7 +26,7 @@ from tacit.privacy.codec import sha256
 from tacit.privacy.ledger import LedgerBroken
 from tacit.privacy.records import Column
 from tacit.privacy.secagg.receipt import Receipt
-from tacit.server.run import RunFailed
+from tacit.server.attempts import RunFailed
 
 from .masked import Handler, Masked, some_rows
 

@@ -8,7 +8,7 @@ import pytest
 
 from tacit.client.masked import MOST_OWED
 from tacit.models.messages import Instruction, Reply
-from tacit.server.run import RunFailed
+from tacit.server.attempts import RunFailed
 
 from .masked import ONE_ROUND, Handler, Masked, Memory, flipped, honest, silent
 

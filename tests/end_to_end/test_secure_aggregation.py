@@ -16,9 +16,9 @@ from tacit.models.recipe import parse_recipe
 from tacit.privacy.codec import sha256
 from tacit.privacy.secagg.messages import Accusation, Advertise, MaskedInput, Shares
 from tacit.privacy.secagg.unmasking import SurvivorSignature, UnmaskShares
+from tacit.server.attempts import RunFailed
 from tacit.server.exchanges import Occasion
 from tacit.server.masked import masked_sum
-from tacit.server.run import RunFailed
 
 from .masked import RECIPE, SCHEMA, Masked, Memory, flipped, honest
 

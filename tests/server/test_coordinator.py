@@ -14,11 +14,11 @@ import pytest
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import BudgetExceeded
+from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import Unwritable
 from tacit.server.coordinator_directory import create
 from tacit.server.federation import LONGEST_NAME, TRIES, Coordinator, enqueue
 from tacit.server.kept_run import Stopped
-from tacit.server.run import RunFailed
 from tacit.server.run_queue import FAILED, QUEUE, WAITS, ask_to_stop, is_to_stop
 from tacit.server.store import Store, open_store
 from tacit.server.store.errors import StoreUnavailable

@@ -6,9 +6,9 @@ import pytest
 from tacit.models.errors import InputError
 from tacit.models.recipe import parse_recipe
 from tacit.privacy.identity import Identity
+from tacit.server.attempts import RunFailed
 from tacit.server.kept_run import KeptRun, new_directory
 from tacit.server.registry import Registry
-from tacit.server.run import RunFailed
 from tacit.server.run_directory import RunDirectory
 from tacit.server.store import open_store
 

@@ -24,9 +24,10 @@ from tacit.privacy.secagg.loopback import Loopback
 from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.receipt import Receipt
 from tacit.server.exchanges import Occasion
-from tacit.server.masked import ElidedSum, MaskedTraining, inputs_left, masked_sum
+from tacit.server.masked import MaskedTraining, inputs_left
 from tacit.server.masking import MOST_DELIVERIES, Masking, Receipts, aggregation_facts
 from tacit.server.rounds import Participant, RoundAborted
+from tacit.server.secure_sum import ElidedSum, masked_sum
 
 NAMES = tuple(f"m{at:02d}" for at in range(10))
 PARTIES = Loopback.generate(NAMES, SeededRandomness(b"p" * 32), verify=VerifiedSignatures())

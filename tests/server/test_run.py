@@ -23,11 +23,12 @@ from tacit.models.recipe import Recipe, parse_recipe
 from tacit.models.training import LocalTraining, train_locally
 from tacit.models.vector import layout_of
 from tacit.privacy.randomness import SeededRandomness
+from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.flower import GridTransport
 from tacit.server.recorder import StoreRecorder
 from tacit.server.reports import RoundReport
-from tacit.server.run import ATTEMPTS, Run, RunFailed
+from tacit.server.run import ATTEMPTS, Run
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import LedgerLine, NewRun, Store, open_store
 from tacit.simulations.engine import FIRST_NODE, InProcessGrid, task_identity

@@ -15,10 +15,10 @@ from tacit.client.holdings import SourceHoldings
 from tacit.client.training import Workbench
 from tacit.models.errors import InputError
 from tacit.models.recipe import PrivacySection, SecureAggregationSection, load_recipe, parse_recipe
+from tacit.server.attempts import RunFailed
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry
 from tacit.server.rounds import Request
-from tacit.server.run import RunFailed
 from tacit.server.stock import NOTHING_IS_MASKED, StockSettings, refuse_promises, train, wait_for_clients
 from tacit.server.store import open_store
 from tacit.server.transport import Arrival

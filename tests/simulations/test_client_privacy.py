@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.randomness import Keystream, SeededRandomness
-from tacit.server import run as run_module
+from tacit.server.attempts import RunFailed
 from tacit.server.masking import Masking
 from tacit.simulations.cli.simulate import simulate as command
 from tacit.simulations.simulation import Simulation, simulate
@@ -92,7 +92,7 @@ def test_members_answer_no_offer_with_less_noise_than_the_recipe_promises(
         return replace(offer, noise_variance=offer.noise_variance * weaker)
 
     monkeypatch.setattr(Masking, "offer", lowered)
-    with pytest.raises(run_module.RunFailed, match="the noise is not what the plan promises"):
+    with pytest.raises(RunFailed, match="the noise is not what the plan promises"):
         run(tmp_path, "a", recipe())
 
 
