@@ -18,7 +18,7 @@ def test_ten_private_masked_rounds_of_five_agents_over_tls_are_bit_for_bit_those
     tmp_path: Path,
     seeded_commands: Commands,
 ) -> None:
-    wards = Wards(tmp_path, seeded_commands, rounds=ROUNDS, overrides=["training.cohort=4"])
+    wards = Wards(tmp_path, seeded_commands, rounds=ROUNDS, overrides=["training.cohort=4", "training.broadcast=int8"])
     try:
         wards.up()
         wards.enrol()
