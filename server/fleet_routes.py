@@ -32,6 +32,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_sig
 from tacit.models.wire import (
     ALIVE,
     CLOCK_TOLERANCE,
+    KEY_HEADER,
     LABEL,
     MOST_FRAMES,
     PATHS,
@@ -111,6 +112,7 @@ class FleetRoutes:
         self._asked: Counter[int] = Counter()
         self._names = names
         self._apart: set[bytes] = set()  # whose clocks are far from this one
+        self._other_versions: set[bytes] = set()  # who speaks another version of the protocol
         self._closed = False
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="fleet")
 
@@ -131,7 +133,9 @@ class FleetRoutes:
             return
         if (spoken := headers.get(PROTOCOL_HEADER, "")) != PROTOCOL:
             # Said in full, as the other side is of another version and may not know what a number means.
-            said = spoken if spoken.isascii() and spoken.isalnum() and len(spoken) < 9 else "no version"
+            known = spoken.isascii() and spoken.isalnum() and len(spoken) < 9
+            said = f"version {spoken}" if known else "no version"
+            self._tell_version(headers.get(KEY_HEADER, ""), said)
             raise Refusal(426, f"this coordinator speaks version {PROTOCOL} of the protocol, the agent {said}")
         try:
             envelope = read_envelope(headers)
@@ -143,10 +147,23 @@ class FleetRoutes:
             raise Refusal(401, "this key is not enrolled")
         if not verify(envelope.public_key, LABEL, envelope.statement(scope["path"]), envelope.signature):
             raise Refusal(401, "the signature is wrong")
+        self._other_versions.discard(envelope.public_key)
         self._check_clock(envelope.time - self._clock(), envelope.public_key, node)
         if revoked:
             raise Refusal(403, "this key was revoked")
         scope[NODE], scope[KEY] = (node, envelope), envelope.public_key
+
+    def _tell_version(self, key: str, said: str) -> None:
+        """Say here too that a member's version is another one, once; whether it is that member nobody can know."""
+        try:
+            public_key = bytes.fromhex(key)
+        except ValueError:
+            return
+        if public_key in self._other_versions or (node := self._state.get_node_id_by_public_key(public_key)) is None:
+            return
+        self._other_versions.add(public_key)
+        name = self._names.get(node, public_key.hex()[:12])
+        _LOG.warning("%s is turned away: it speaks %s of the protocol, not version %s", name, said, PROTOCOL)
 
     def _check_clock(self, apart: float, public_key: bytes, node: int | None) -> None:
         """Refuse a clock that is far from this one, and say so here too: once, until it is right again."""

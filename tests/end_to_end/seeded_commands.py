@@ -1,8 +1,8 @@
 """Tacit's commands as processes, with draws that a test knows.
 
-It reads lines of JSON, `{"seed": 11, "words": ["coordinator", "up", "--dir", "hub"], "log": "hub.log", "notes": ""}`,
-starts a process for each and prints its number; everything is imported once. What the commands build gets a
-`Randomness` by its constructor, for which the product has no switch. The draws are those of a simulation whose noise
+It reads lines of JSON, `{"seed": 11, "words": ["coordinator", "up", "--dir", "hub"], "log": "hub.log", "notes": "",
+"odd": ""}`, starts a process for each and prints its number; everything is imported once. What the commands build gets
+a `Randomness` by its constructor, for which the product has no switch. The draws are those of a simulation whose noise
 can be repeated.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ import torch
 from tacit.__main__ import run
 from tacit.client import contribution, member
 from tacit.client.cli import start  # noqa: F401 - imported before the processes part, as what follows
+from tacit.client.connection import Connection
 from tacit.client.fleet import Pace
 from tacit.client.masked import MaskedMember
+from tacit.models import wire
 from tacit.models.messages import Instruction
 from tacit.privacy.codec import sha256
 from tacit.privacy.randomness import SeededRandomness
@@ -70,8 +73,17 @@ def write_down(notes: Path) -> None:
     contribution.train, MaskedMember._integers = trained, encoded  # type: ignore[method-assign]
 
 
-def be(seed: int, words: list[str], log: str, notes: str) -> int:
+def be_odd(how: str) -> None:
+    """Be an agent of an older version of the protocol, or one whose clock is wrong."""
+    if how == "older":
+        wire.PROTOCOL = "0"
+    elif how == "late":
+        member.Connection = partial(Connection, clock=lambda: time.time() - 1000)  # type: ignore[misc, assignment]
+
+
+def be(seed: int, words: list[str], log: str, notes: str, odd: str) -> int:
     """Run a command in this process with the draws of a seed."""
+    be_odd(odd)
     if notes:
         write_down(Path(notes))
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

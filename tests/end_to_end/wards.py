@@ -129,9 +129,9 @@ class Commands:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def start(self, seed: int, log: Path, *words: str, notes: Path | None = None) -> Running:
+    def start(self, seed: int, log: Path, *words: str, notes: Path | None = None, odd: str = "") -> Running:
         assert self._process.stdin is not None and self._process.stdout is not None
-        asked = {"seed": seed, "words": words, "log": str(log), "notes": str(notes or "")}
+        asked = {"seed": seed, "words": words, "log": str(log), "notes": str(notes or ""), "odd": odd}
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         return Running(int(self._process.stdout.readline()))
 
@@ -230,11 +230,11 @@ class Wards:
                 )  # fmt: skip
                 assert tacit(["agent", "enrol", "--dir", str(self.path / name), "--token", invitation.text()]) == 0
 
-    def join(self, *names: str) -> None:
-        """Start agents; everybody if none is named."""
+    def join(self, *names: str, odd: str = "") -> None:
+        """Start agents, everybody if none is named; see `seeded_commands.be_odd`."""
         for name in names or self.names:
             directory = self.path / name
-            self.agents[name] = self._start(directory / "log", "agent", "start", "--dir", str(directory))
+            self.agents[name] = self._start(directory / "log", "agent", "start", "--dir", str(directory), odd=odd)
 
     def begin(self) -> None:
         """Let the recipe wait for its turn."""
@@ -253,6 +253,10 @@ class Wards:
     def runs(self) -> Any:
         with open_store(self.hub.db, create=False) as store:
             return store.list_runs(None)
+
+    def members(self) -> Any:
+        with open_store(self.hub.db, create=False) as store:
+            return store.list_clients()
 
     def attempts(self, run: str) -> Any:
         with open_store(self.hub.db, create=False) as store:
@@ -283,8 +287,8 @@ class Wards:
             finally:
                 process.kill()
 
-    def _start(self, log: Path, *words: str) -> Running:
-        process = self.commands.start(SEED, log, *words, notes=self.notes)
+    def _start(self, log: Path, *words: str, odd: str = "") -> Running:
+        process = self.commands.start(SEED, log, *words, notes=self.notes, odd=odd)
         self.running.append(process)
         return process
 

@@ -242,11 +242,22 @@ def test_a_wrong_clock_is_said_at_the_coordinator_too_once_until_it_is_right(
     assert "ahead of" in said[0] and "behind" in said[1]
 
 
-def test_an_agent_of_another_version_is_told_which_ones_meet(fleet) -> None:
+def test_an_agent_of_another_version_is_told_which_ones_meet_and_the_coordinator_once(
+    fleet, caplog: pytest.LogCaptureFixture
+) -> None:
     fleet.enrol("clinic")
-    headers = sealed_headers(fleet.identities["clinic"], ALIVE, time.time()) | {"tacit-protocol": "7"}
-    status, text = post(fleet.port, ALIVE, headers=headers)
-    assert (status, text) == (426, b"this coordinator speaks version 1 of the protocol, the agent 7")
+    right = sealed_headers(fleet.identities["clinic"], ALIVE, time.time())
+    for _ in range(3):
+        status, text = post(fleet.port, ALIVE, headers=right | {"tacit-protocol": "7"})
+        assert (status, text) == (426, b"this coordinator speaks version 1 of the protocol, the agent version 7")
+    for stranger in ("", "no hex", "ab" * 32):
+        assert post(fleet.port, ALIVE, headers=right | {"tacit-protocol": "7", "tacit-key": stranger})[0] == 426
+    assert post(fleet.port, ALIVE, headers=right)[0] == 204  # it was brought up to date
+    assert post(fleet.port, ALIVE, headers=right | {"tacit-protocol": "8\u00b2"})[0] == 426
+    assert [record.getMessage() for record in caplog.records if record.name == "tacit.server.fleet_routes"] == [
+        "clinic is turned away: it speaks version 7 of the protocol, not version 1",
+        "clinic is turned away: it speaks no version of the protocol, not version 1",
+    ]
 
 
 @pytest.mark.parametrize("part", ["tacit-key", "tacit-time", "tacit-wait", "tacit-signature"])
