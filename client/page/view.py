@@ -115,6 +115,7 @@ class View:
             "budgets": self._budgets(directory),
             "policy": directory.policy.explain(),
             "policy_in_force": policy_in_force,
+            "uses": directory.settings.uses,
             "doings": [{"at": noted.at, "sentence": _doing(noted.kind, noted.details)} for noted in story.doings][::-1],
             "standing": standing,
             "entries": story.entries,

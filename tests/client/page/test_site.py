@@ -318,6 +318,8 @@ def test_a_broken_account_is_said_to_be_broken(visitor: Visitor, owner: AgentDir
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     text = visitor.text()
     assert "Something was changed, or is missing." in text and "Complete and unbroken" not in text
+    assert "The account or a privacy ledger was changed" in text and "Write this down" not in text
+    assert "All were checked" not in text
 
 
 def test_a_broken_ledger_is_said_to_be_broken(visitor: Visitor, owner: AgentDirectory) -> None:
