@@ -12,6 +12,7 @@ import click
 from tacit.models.errors import InputError
 from tacit.models.spelling import nearest
 from tacit.server.cli.directory import dir_option, now, opened
+from tacit.server.coordinator_directory import SETTINGS, open_directory
 from tacit.server.coordinator_lock import Holder, holder
 from tacit.server.run_queue import ask_to_stop, forget_stop, queued, withdraw
 from tacit.server.store import Store
@@ -53,11 +54,15 @@ def stop(run: str | None, seconds: float, directory: Path) -> None:
 
     Example: tacit coordinator stop --dir hub
     """
+    if run is None:
+        path = directory.absolute()
+        # What is up can be ended also where its settings or certificates could not be used to begin again.
+        if not (path / SETTINGS).exists():
+            open_directory(path, now())
+        _stop_coordinator(path, seconds)
+        return
     with opened(directory) as (hub, store):
-        if run is None:
-            _stop_coordinator(hub.path, seconds)
-        else:
-            click.echo(_stop_run(hub.path, store, run))
+        click.echo(_stop_run(hub.path, store, run))
 
 
 def _stop_coordinator(directory: Path, seconds: float) -> None:

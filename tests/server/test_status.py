@@ -361,6 +361,16 @@ def test_there_may_be_no_coordinator_to_stop(invoke: Callable[..., Result]) -> N
     assert (result.exit_code, result.output) == (0, "no coordinator is up\n")
 
 
+def test_a_coordinator_can_be_stopped_that_could_not_be_started_again(
+    invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "hub/coordinator.toml").write_text("no settings")
+    assert invoke("stop").output == "no coordinator is up\n"
+    assert "`tacit coordinator init` makes one" in str(invoke("stop", "--dir", "elsewhere").exception)
+    (tmp_path / "hub/coordinator.toml").unlink()
+    assert "coordinator.toml: is missing" in str(invoke("stop").exception)
+
+
 def test_a_coordinator_of_another_machine_is_left_alone(invoke: Callable[..., Result], tmp_path: Path) -> None:
     with held(tmp_path / "hub"):
         (tmp_path / "hub/up.lock").write_text(f"{os.getpid()} elsewhere pid:[7]\n")
