@@ -22,6 +22,7 @@ from tacit.models.messages import ELIDED_ACTIONS
 from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan
 from tacit.privacy.randomness import Keystream
+from tacit.privacy.secagg.policy import ROUND_OVER
 from tacit.server.exchanges import Occasion, TrainingResult, protected_result
 from tacit.server.masking import Masking
 from tacit.server.rounds import Participant
@@ -151,10 +152,16 @@ class MaskedPreparation(MaskedRound):
 
 
 def inputs_left(participants: Iterable[Participant]) -> frozenset[str]:
-    """Return whose input left in an attempt: who answered the exchange that carries it, whatever came afterwards."""
+    """Return whose input left for a round, as far as an attempt shows.
+
+    Who answered the exchange that carries it, whatever came afterwards; and who refuses an attempt because its input
+    left in an earlier one, whose answer was lost on its way or with a coordinator that was killed.
+    """
     carrying = ("mask", *ELIDED_ACTIONS)
     return frozenset(
         member.client
         for member in participants
-        if member.exchange in AFTER_MASK or (member.outcome == "reported" and member.exchange in carrying)
+        if member.exchange in AFTER_MASK
+        or (member.outcome == "reported" and member.exchange in carrying)
+        or (member.outcome == "refused" and member.reason.startswith(f"{ROUND_OVER}:"))
     )

@@ -36,7 +36,7 @@ from tacit.privacy.secagg.elided import input_rounding
 from tacit.privacy.secagg.encoding import Residues, Values, encode, pack, reduce
 from tacit.privacy.secagg.messages import Delivery, MaskedInput, Reply, Roster, Shares, holders_transcript
 from tacit.privacy.secagg.offer import Offer
-from tacit.privacy.secagg.policy import Journal, Policy
+from tacit.privacy.secagg.policy import ROUND_OVER, Journal, Policy
 from tacit.privacy.secagg.receipt import Receipt, check_receipt
 from tacit.privacy.secagg.roster import Membership, checked_roster
 from tacit.privacy.secagg.unmasking import (
@@ -279,7 +279,7 @@ class ClientRound:
         if self._journal.answered(*offer.attempt_key):
             raise RemoteProtocolError("replay", "this attempt was answered before")
         if self._journal.contributed(offer.run, offer.round):
-            raise RemoteProtocolError("round-over", "an input for this round has left; the next one is a new round")
+            raise RemoteProtocolError(ROUND_OVER, "an input for this round has left; the next one is a new round")
         self._offer = offer
         self._vault = Vault(self._key("encryption"), Keystream(self._key("seeds")), offer.digest, self._agree)
         self._advert = self._vault.advert(self._certificate, offer.digest).signed(self._identity).encode()

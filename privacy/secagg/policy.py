@@ -13,6 +13,9 @@ from tacit.privacy.randomness import KEY_BYTES
 from tacit.privacy.secagg.graph import REGULAR
 from tacit.privacy.secagg.offer import REAL, Offer
 
+ROUND_OVER = "round-over"
+"""Why a member refuses another attempt at a round: an input of its own has left for it."""
+
 
 def _approve(offer: Offer) -> None:
     """Raise nothing: without a ledger or a noise floor every offer can be paid."""

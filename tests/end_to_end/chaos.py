@@ -60,6 +60,7 @@ KINDS = (
     "lines slow",
     "agent's disk full",
     "coordinator's disk full",
+    "power cut",
 )
 LAST = ("coordinator's disk full", "coordinator killed", "database killed")
 POLICY = """
@@ -122,18 +123,19 @@ class Mishap:
     seconds: float
 
 
-def mishaps(rounds: int, seed: int, kinds: Sequence[str]) -> list[Mishap]:
-    """Draw one mishap a round, of every kind about equally many, and some for the end, as the model is registered."""
+def mishaps(rounds: int, seed: int, kinds: Sequence[str], each: int = 1) -> list[Mishap]:
+    """Draw mishaps for each round, of every kind about equally many, and some for when the model is registered."""
     drawn = random.Random(seed)
-    many = list(kinds) * (rounds // len(kinds) + 1)
+    count = rounds * each
+    many = list(kinds) * (count // len(kinds) + 1)
     found = []
-    for number, kind in enumerate(drawn.sample(many[:rounds], rounds), start=1):
+    for number, kind in enumerate(drawn.sample(many[:count], count)):
         agents: tuple[str, ...] = ()
         if kind == "agent killed":
             agents = tuple(drawn.sample(NAMES, drawn.choice((1, 1, 2))))
         elif kind in ("lines cut", "lines slow"):
             agents = tuple(drawn.sample(NAMES, drawn.randint(1, len(NAMES))))
-        found.append(Mishap(number, drawn.uniform(0.0, 2.0), kind, agents, drawn.uniform(1.0, 4.0)))
+        found.append(Mishap(number // each + 1, drawn.uniform(0.0, 2.0), kind, agents, drawn.uniform(1.0, 4.0)))
     for kind in drawn.sample(LAST, len(LAST)):
         if kind in kinds:
             found.append(Mishap(rounds + 1, drawn.uniform(0.0, 0.2), kind, (), drawn.uniform(1.0, 4.0)))
@@ -199,10 +201,16 @@ class Federation:
             case "coordinator killed":
                 supervisor.kill("coordinator")
             case "database killed":
-                self._postgresql.kill()
+                assert self.database is not None, "nobody kills a database that is a file"
+                self.database.kill()
             case "agent killed":
                 for name in one.agents:
                     supervisor.kill(name)
+            case "power cut":
+                for name in ("coordinator", *NAMES):
+                    supervisor.kill(name)
+                if self.database is not None:
+                    self.database.kill()
             case "lines cut":
                 for name in one.agents:
                     self.wires[name].open = False
@@ -221,17 +229,13 @@ class Federation:
             case "lines cut" | "lines slow":
                 for name in one.agents:
                     self.wires[name].open, self.wires[name].delay_seconds = True, LINE_SECONDS
-            case "database killed":
-                self._postgresql.start()
+            case "database killed" | "power cut":
+                if self.database is not None:
+                    self.database.start()
             case "agent's disk full":
                 self.disks["agent"].empty()
             case "coordinator's disk full":
                 self.disks["hub"].empty()
-
-    @property
-    def _postgresql(self) -> PrivatePostgresql:
-        assert self.database is not None, "nobody kills a database that is a file"
-        return self.database
 
 
 def write_rows(path: Path, count: int, seed: int) -> None:
@@ -317,7 +321,14 @@ def play(federation: Federation, waiting: list[Mishap], seconds: float) -> tuple
 
 
 def chaos(
-    path: Path, *, rounds: int, seconds: float, seed: int, kinds: Sequence[str] = KINDS, server: bool = True
+    path: Path,
+    *,
+    rounds: int,
+    seconds: float,
+    seed: int,
+    kinds: Sequence[str] = KINDS,
+    each: int = 1,
+    server: bool = True,
 ) -> Figures:
     """Run it all in an empty folder.
 
@@ -327,6 +338,7 @@ def chaos(
         seconds: in which the run must end.
         seed: of what happens when.
         kinds: what may happen.
+        each: how much of it in each round.
         server: use PostgreSQL, where it is installed; otherwise the database is a file in the coordinator's directory.
     """
     began = time.monotonic()
@@ -338,7 +350,7 @@ def chaos(
             "agent's disk full": bool(federation.disks),
             "coordinator's disk full": bool(federation.disks),
         }
-        coming = mishaps(rounds, seed, [kind for kind in kinds if can.get(kind, True)])
+        coming = mishaps(rounds, seed, [kind for kind in kinds if can.get(kind, True)], each)
         figures = Figures(
             seed,
             "PostgreSQL" if database else "SQLite, as PostgreSQL is not installed" if server else "SQLite",
@@ -393,6 +405,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=600.0, help="in which the run must end")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 16))
+    parser.add_argument("--each", type=int, default=1, help="mishaps in each round")
     parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=KINDS, metavar="KIND")
     parser.add_argument("--sqlite", action="store_true", help="keep the database in a file, on the disk that is filled")
     parser.add_argument("--keep", type=Path, help="an empty folder to leave everything in")
@@ -405,6 +418,7 @@ def main() -> None:
             seconds=given.seconds,
             seed=given.seed,
             kinds=given.kinds,
+            each=given.each,
             server=not given.sqlite,
         )
     print(json.dumps(figures.shown(), indent=2))

@@ -162,6 +162,18 @@ def test_only_clients_whose_input_never_left_are_asked_again_and_nobody_masks_tw
     assert sent_input[0].isdisjoint(asked[1, 1] | asked[1, 2])
 
 
+def test_a_round_whose_inputs_were_all_lost_on_their_way_is_over_and_the_next_one_trains() -> None:
+    """Nobody gives a second input for a round, and the coordinator learns of the first ones by that alone."""
+    federation = Masked(vanish=lambda client, action, number, attempt: (action, number, attempt) == ("mask", 1, 0))
+    state = federation.execute()
+    assert [(r.number, r.attempt, r.committed) for r in federation.recorder.reports] == [
+        (0, 0, True), (1, 0, False), (1, 1, True), (2, 0, True)
+    ]  # fmt: skip
+    assert federation.report(1, 1).reason.startswith("over without a sum: ")
+    states = federation.recorder.states
+    assert states[1].vector.tobytes() == states[0].vector.tobytes() != state.vector.tobytes()
+
+
 def test_every_attempt_has_keys_of_its_own() -> None:
     federation = Masked(vanish=silent(*(("share", client) for client in range(3)), attempt=0))
     federation.execute()

@@ -240,8 +240,10 @@ def test_whose_input_has_left_follows_from_what_became_of_everybody() -> None:
         Participant("h", "reported", "", "contribute"),
         Participant("i", "late", "no answer", "contribute"),
         Participant("j", "refused", "no", "advertise"),
+        Participant("k", "refused", "round-over: an input for this round has left", "advertise"),
+        Participant("l", "reported", "round-over: so it says", "share"),
     ]
-    assert inputs_left(seen) == set("defgh")
+    assert inputs_left(seen) == set("defghk")
 
 
 # The same without masks
