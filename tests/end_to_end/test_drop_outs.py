@@ -164,7 +164,13 @@ def test_only_clients_whose_input_never_left_are_asked_again_and_nobody_masks_tw
 
 def test_a_round_whose_inputs_were_all_lost_on_their_way_is_over_and_the_next_one_trains() -> None:
     """Nobody gives a second input for a round, and the coordinator learns of the first ones by that alone."""
-    federation = Masked(vanish=lambda client, action, number, attempt: (action, number, attempt) == ("mask", 1, 0))
+
+    def lose(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        reply = agent(instruction)
+        lost = (instruction.action, instruction.round, instruction.attempt) == ("mask", 1, 0)
+        return Reply("failed", "lost") if lost else reply
+
+    federation = Masked(handler=lose)
     state = federation.execute()
     assert [(r.number, r.attempt, r.committed) for r in federation.recorder.reports] == [
         (0, 0, True), (1, 0, False), (1, 1, True), (2, 0, True)
