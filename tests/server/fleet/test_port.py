@@ -55,7 +55,7 @@ def test_of_all_that_flower_serves_only_the_fleet_is_there(fleet) -> None:
     assert len([path for path in hidden if path.startswith("/v1/runtime/")]) > 20
     assert set(everything) - set(hidden) == FLOWER_PATHS
     protobuf = {"content-type": "application/x-protobuf"}
-    for path in [*hidden, "/", "/docs", "/openapi.json", "/v1/fleet", "/v1/fleet/", "/v1/fleet/tacit"]:
+    for path in [*hidden, "/", "/docs", "/metrics", "/openapi.json", "/v1/fleet", "/v1/fleet/", "/v1/fleet/tacit"]:
         assert post(fleet.port, path, headers=protobuf) == (404, b""), path
     assert {path for path, status in fleet.link.traffic.requests if status == 404} == {"other"}
 
