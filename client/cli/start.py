@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,6 +150,11 @@ def _page(path: Path, port: int | None, resident: Resident) -> Iterator[None]:
         now = resident.standing
         return Loop(now.trouble, now.busy)
 
-    with serve_page(path, PORT if port is None else port, standing) as (address, link):
-        show_link(address, link, path)
+    with ExitStack() as served:
+        try:
+            address, link = served.enter_context(serve_page(path, PORT if port is None else port, standing))
+        except InputError as error:  # whoever holds the port, or serves the page, must not keep the agent from its work
+            click.echo(f"without a page of its own: {error}", err=True)
+        else:
+            show_link(address, link, path)
         yield

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 
 from tacit.__main__ import run
 from tacit.client.directory import AgentDirectory
+from tacit.client.page.server import serve_page
 
 from .owned import made
 from .test_server import entered, get
@@ -115,6 +117,25 @@ def test_an_agent_serves_its_page_while_it_takes_part_and_is_paused_from_it_for_
         assert ended(agent) == 0
         with pytest.raises((ConnectionError, http.client.HTTPException)):
             get(link, path)
+
+
+@pytest.mark.slow
+def test_an_agent_takes_part_though_its_page_is_served_already_or_its_port_is_taken(
+    owner: AgentDirectory, started: Started
+) -> None:
+    with serve_page(owner.path, 0) as (_, link):
+        agent = started("start", "--ui", "--dir", str(owner.path))
+        assert "is served already" in line_with(agent, "without a page of its own: ")
+        path, cookie = entered(link)
+        assert b"Taking part" in get(link, path, Cookie=cookie)[1]
+        assert ended(agent) == 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        agent = started("start", "--ui-port", str(port), "--dir", str(owner.path))
+        assert f"port {port} of 127.0.0.1: cannot be had" in line_with(agent, "without a page of its own: ")
+        assert owner.is_running and ended(agent) == 0
 
 
 @pytest.mark.slow
