@@ -103,6 +103,7 @@ def planned(recipe: Recipe, targets: tuple[float, ...] | None = None) -> Privacy
     """
     from statistics import median
 
+    from tacit.models.evaluation_only import NOISED_SHARES
     from tacit.models.plan import Plan
     from tacit.privacy.errors import PrivacyError
     from tacit.privacy.identity import Identity
@@ -124,6 +125,8 @@ def planned(recipe: Recipe, targets: tuple[float, ...] | None = None) -> Privacy
         )
     check_promise(recipe, clients, parameters)
     exact = not any(column.kind == "categorical" for column in federation.schema.columns)
+    if recipe.evaluation.only:  # what leaves is two values, whatever the model
+        parameters, exact = NOISED_SHARES, True
     examples = float(median(federation.partition_summary["rows"]))
     try:
         return privacy_plan(recipe, parameters, clients, parameters_are_exact=exact, examples=examples, targets=targets)

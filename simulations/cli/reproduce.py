@@ -117,4 +117,4 @@ def _print(record: RunRecord, repeated: RunRecord, again: Simulation, before: st
     elif again.summary["privacy"]["unit"] == "none" or again.summary["privacy"]["reproducible_noise"]:
         click.echo(f"the {what} differ")
     else:
-        click.echo("the weights differ, as they must: the noise was secret and is drawn anew")
+        click.echo(f"the {what} differ, as they must: the noise was secret and is drawn anew")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tacit.server.signed_statement import check_statement
 from tacit.server.store import open_store
 from tacit.simulations import simulate
 
-from .wards import NAMES, POLICY, Wards, until
+from .wards import NAMES, POLICY, Commands, Wards, until
 
 ALLOWS = POLICY.replace("[approved]\n", '[approved]\nevaluations = ["all"]\n').replace(
     "[privacy]\n", "[privacy]\naccept_unprotected = true\n"
@@ -62,8 +61,10 @@ def rows_of(wards: Wards, names: tuple[str, ...]) -> Rows:
 
 
 @pytest.mark.slow
-def test_a_model_is_evaluated_by_owners_who_allow_it_and_the_run_survives_its_coordinator(tmp_path: Path) -> None:
-    wards = Wards(tmp_path, policies=dict.fromkeys(NAMES[:4], ALLOWS) | {NAMES[4]: ELSEWHERE})
+def test_a_model_is_evaluated_by_owners_who_allow_it_and_the_run_survives_its_coordinator(
+    tmp_path: Path, seeded_commands: Commands
+) -> None:
+    wards = Wards(tmp_path, seeded_commands, policies=dict.fromkeys(NAMES[:4], ALLOWS) | {NAMES[4]: ELSEWHERE})
     try:
         # A model of a hundred others' rows.
         training = load_recipe(wards.recipe, ["privacy.unit=none"])
@@ -83,8 +84,8 @@ def test_a_model_is_evaluated_by_owners_who_allow_it_and_the_run_survives_its_co
                 return phase is not None and phase.number == 1 and phase.exchange in ("mask", "sign", "unmask")
 
             until(reached, 60.0, lambda: wards.log)
-            up.send_signal(signal.SIGKILL)
-            up.wait()
+            up.kill()
+            until(lambda: not up.alive)
             wards.up()
             until(lambda: "evaluated   ward version 1" in wards.log, 90.0, lambda: wards.log)
             (run,) = [run for run in store.list_runs(None) if run.recipe_name == "how-good"]
