@@ -8,20 +8,22 @@ import pytest
 
 from tacit.__main__ import run as tacit
 
-from .wards import NAMES, Wards, until  # noqa: TID252 - tests are no package that could be named
+from .wards import NAMES, Commands, Wards, until  # noqa: TID252 - tests are no package that could be named
 
 VICTIM = NAMES[2]
 
 
 @pytest.mark.slow
-def test_a_client_that_is_revoked_in_the_middle_of_a_round_has_sent_its_last_message(tmp_path: Path) -> None:
-    wards = Wards(tmp_path, rounds=40)
+def test_a_client_that_is_revoked_in_the_middle_of_a_round_has_sent_its_last_message(
+    tmp_path: Path, seeded_commands: Commands
+) -> None:
+    wards = Wards(tmp_path, seeded_commands, rounds=40)
 
     def rounds() -> int:
         return wards.log.count(" of 5 reported") + wards.log.count(" of 4 reported")
 
     try:
-        wards.up()
+        up = wards.up()
         wards.enrol()
         wards.join()
         wards.begin()
@@ -34,7 +36,7 @@ def test_a_client_that_is_revoked_in_the_middle_of_a_round_has_sent_its_last_mes
         done = rounds()
         until(lambda: rounds() >= done + 4)
     finally:
-        wards.processes[0].kill()  # it would train to the end
+        up.kill()  # it would train to the end
         wards.close()
     (record,) = wards.runs()
     outcomes = {

@@ -1,0 +1,59 @@
+"""An agent that is killed comes back by itself, and is missed in no round that it is there for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .wards import NAMES, Commands, Wards, until  # noqa: TID252 - tests are no package that could be named
+
+VICTIM = NAMES[1]
+
+
+def committed(log: str) -> int:
+    """Return the newest round that the coordinator has said of."""
+    return max((int(number) for number in re.findall(r"round (\d+) +\d of \d reported", log)), default=-1)
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_killed_takes_part_in_the_first_round_that_it_is_there_for_and_keeps_every_countersignature(
+    tmp_path: Path, seeded_commands: Commands
+) -> None:
+    wards = Wards(tmp_path, seeded_commands, rounds=60)
+
+    def kinds(after: int) -> list[str]:
+        return [entry["kind"] for entry in wards.account(VICTIM)[after:]]
+
+    try:
+        up = wards.up()
+        wards.enrol()
+        wards.join()
+        wards.begin()
+        until(lambda: committed(wards.log) >= 2)
+        wards.agents[VICTIM].kill()
+        until(lambda: not wards.agents[VICTIM].alive)
+        before = len(wards.account(VICTIM))
+        wards.join(VICTIM)
+        until(lambda: "offer-accepted" in kinds(before))
+        first = wards.account(VICTIM)[before + kinds(before).index("offer-accepted")]["details"]["round"]
+        until(lambda: committed(wards.log) >= first + 2)
+    finally:
+        up.kill()
+        wards.close()
+    since: list[dict[str, Any]] = wards.account(VICTIM)[before:]
+    asked = [entry for entry in since if entry["kind"] in ("offer-accepted", "offer-refused")]
+    assert {entry["kind"] for entry in asked} == {"offer-accepted"}, "it refused nothing"
+    # A receipt of the time before, if one was owed, was checked against its ledger.
+    assert "receipt-accepted" in kinds(before) and "receipt-unknown" not in kinds(before)
+    (record,) = wards.runs()
+    outcomes = {
+        attempt.number: member.outcome
+        for attempt in wards.attempts(record.run)
+        for member in attempt.participation
+        if member.client == VICTIM
+    }
+    assert outcomes[first] == outcomes[first + 1] == "reported"
+    assert wards.owners[VICTIM].ledger("patients", "client").unanchored <= 3
