@@ -21,6 +21,7 @@ from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe, load_recipe
 from tacit.models.training import resolve_device
 from tacit.privacy.errors import PrivacyError
+from tacit.privacy.identity import check_name
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.server.attempts import RunFailed
 from tacit.server.budget import open_budget
@@ -201,6 +202,12 @@ class Coordinator:
             Stopped: the coordinator is to stop.
             StoreUnavailable, Unwritable: nothing can be kept at the moment.
         """
+        try:
+            check_name(name)  # it becomes a directory, and whatever is there is replaced
+        except ValueError as error:
+            raise InputError(
+                str(error), where=f"run {name!r}", right="another name for the file in the queue"
+            ) from None
         refuse_simulations(recipe)
         check_names(recipe)
         identity = self.directory.coordinator

@@ -187,6 +187,16 @@ def test_the_wish_that_a_run_ends_is_gone_when_it_has(hub: Hub) -> None:
     assert not is_to_stop(hub.path, first) and not is_to_stop(hub.path, second)
 
 
+def test_a_file_whose_name_leads_elsewhere_is_put_aside_and_nothing_is_removed(hub: Hub) -> None:
+    working = Coordinator.train
+    recipe = parse_recipe(RECIPE)
+    before = sorted(path.name for path in hub.path.iterdir())
+    for name in ("..", ".", "a/b", ""):
+        with pytest.raises(InputError, match="a name has"):
+            working(hub.coordinator(lambda name: SUMMARY), recipe, name)
+    assert sorted(path.name for path in hub.path.iterdir()) == before
+
+
 def test_runs_that_nobody_goes_on_with_are_marked_and_others_are_left_alone(hub: Hub, tmp_path: Path) -> None:
     (waits,) = hub.wait()
 
