@@ -103,7 +103,7 @@ def _engine(location: str) -> Engine:
     except (ImportError, sqlalchemy.exc.SQLAlchemyError):
         pass
     if engine is None:
-        raise InputError("the database's driver is not installed", where=WHERE, right="psycopg for PostgreSQL")
+        raise InputError("the database's driver is not installed", where=WHERE, right="tacit[postgresql]")
     return engine
 
 
