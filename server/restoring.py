@@ -27,7 +27,7 @@ from tacit.server.checkpoints import Checkpoints
 from tacit.server.coordinator_directory import SETTINGS, Settings, open_directory, read_settings
 from tacit.server.population_ledger import read_ledger
 from tacit.server.registry import Registry
-from tacit.server.run_queue import FAILED, QUEUE, WAITS
+from tacit.server.run_queue import put_aside, queued
 from tacit.server.store import open_store, snapshot
 from tacit.server.store.engine import parse_url, sqlite_file
 
@@ -103,7 +103,7 @@ def _rebuilt(
     snapshot.adopt(
         database, made_at=about.made_at, now=now, moved=(about.directory, directory), nothing_since=nothing_since
     )
-    put_aside = () if nothing_since else _put_aside(new / QUEUE)
+    aside = () if nothing_since else _put_aside(new, about)
     if own is not None:
         if os.path.lexists(new / own):
             raise InputError("is another file of the backup", where="--db", right="another path")
@@ -122,7 +122,7 @@ def _rebuilt(
         if own is None:
             snapshot.clear(settings.db)
         raise
-    return Restored(directory, about) if nothing_since else Restored(directory, about, failed, closed, put_aside)
+    return Restored(directory, about) if nothing_since else Restored(directory, about, failed, closed, aside)
 
 
 def _about(path: Path, file: Path) -> About:
@@ -180,11 +180,11 @@ def _placed(folder: Path, models: Path, about: About) -> tuple[tuple[str, ...], 
     return tuple(run.run for run in unfinished), tuple(sorted({population for population, _ in found}))
 
 
-def _put_aside(queue: Path) -> tuple[str, ...]:
-    waiting = sorted(queue.glob(f"*{WAITS}"))
-    for path in waiting:
-        path.rename(path.with_suffix(FAILED))
-    return tuple(path.stem for path in waiting)
+def _put_aside(directory: Path, about: About) -> tuple[str, ...]:
+    waiting = tuple(one.run for one in queued(directory))
+    for run in waiting:
+        put_aside(directory, run, f"waited when it was backed up on {about.made_at:%Y-%m-%d %H:%M} UTC")
+    return waiting
 
 
 def _flush_all(folder: Path) -> None:

@@ -67,7 +67,7 @@ def put_aside(directory: Path, run: str, reason: str) -> None:
     aside = path.with_suffix(FAILED)
     line = "".join(character if character.isprintable() else " " for character in reason[:LONGEST_REASON])
     try:
-        write_file(aside, f"{WHY}{line}\n".encode("utf-8", "replace") + path.read_bytes())
+        write_file(aside, f"{WHY}{line}\n".encode("utf-8", "replace") + path.read_bytes(), private=True)
         path.unlink()
     except FileNotFoundError:
         return
