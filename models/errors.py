@@ -21,3 +21,7 @@ class InputError(ValueError):
 
 class Unavailable(Exception):
     """Something outside, as a database, cannot be used now, through no fault of what was asked; one line, to print."""
+
+
+class Unwritable(InputError):
+    """A disk that is full or cannot be written to; when there is room again, the same can be done again."""

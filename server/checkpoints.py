@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tacit.models.errors import InputError
+from tacit.models.errors import InputError, Unwritable
 from tacit.models.spending import Spent
 from tacit.server.store.records import CheckpointRef
 
@@ -25,10 +25,6 @@ _VECTOR = "vector"
 _MOMENT = "moment/"
 _SUM = "sum/"
 _CARRY = "carry"
-
-
-class Unwritable(InputError):
-    """A disk that is full or cannot be written to; when there is room again, the same can be done again."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tacit.models.durable import write_file
-from tacit.models.errors import InputError
+from tacit.models.errors import InputError, Unwritable
 from tacit.models.recipe import Recipe, load_recipe
 from tacit.models.training import resolve_device
 from tacit.privacy.errors import PrivacyError
@@ -25,7 +25,6 @@ from tacit.privacy.identity import check_name
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.server.attempts import RunFailed
 from tacit.server.budget import open_budget
-from tacit.server.checkpoints import Unwritable
 from tacit.server.coordinator_directory import CoordinatorDirectory
 from tacit.server.environment import environment
 from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise, fewest_clients

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.data.rows import Schema
-from tacit.models.errors import InputError
+from tacit.models.errors import InputError, Unwritable
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.identity import Identity
 from tacit.server.attempts import RunFailed
-from tacit.server.checkpoints import Checkpoints, RunState, Unwritable
+from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.feasibility import check_network
 from tacit.server.lineage import with_lineage
 from tacit.server.phases import Phases

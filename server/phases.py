@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.models.durable import write_file
-from tacit.models.errors import InputError
-from tacit.server.checkpoints import Unwritable
+from tacit.models.errors import InputError, Unwritable
 from tacit.server.rounds import Participant, RoundProgress
 from tacit.server.store import Store
 from tacit.server.store.records import CheckpointRef, PhaseRecord

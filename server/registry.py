@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tacit.models.errors import InputError
-from tacit.server.checkpoints import Unwritable
+from tacit.models.errors import InputError, Unwritable
 from tacit.server.store import ModelVersion, NewModelVersion, RunRecord, Store
 
 FILES = ("model.safetensors", "config.json", "README.md")

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.models.durable import write_file
-from tacit.models.errors import InputError
-from tacit.server.checkpoints import Unwritable
+from tacit.models.errors import InputError, Unwritable
 from tacit.server.store.records import RoundRecord
 
 _OUTCOMES = ("reported", "dropped", "late", "refused")

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from tacit.models.errors import InputError
+from tacit.models.errors import InputError, Unwritable
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import BudgetExceeded
 from tacit.server.attempts import RunFailed
-from tacit.server.checkpoints import Unwritable
 from tacit.server.coordinator_directory import create
 from tacit.server.federation import LONGEST_NAME, TRIES, Coordinator, enqueue
 from tacit.server.kept_run import Stopped

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tacit.models.errors import InputError
-from tacit.server.checkpoints import Unwritable
+from tacit.models.errors import InputError, Unwritable
 from tacit.server.registry import Registry, parse_reference
 from tacit.server.store import ModelVersion, NewRun, RoundRecord, open_store
 
