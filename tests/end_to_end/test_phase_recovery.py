@@ -32,7 +32,7 @@ PLAIN = [
     "training.quorum=0.6",
     "secure_aggregation.dropout=0.3",
 ]
-NOISED = [*PLAIN, "privacy.unit=client", "privacy.noise_multiplier=1.0"]
+NOISED = [*PLAIN, "privacy.unit=client", "privacy.noise_multiplier=1.0", "training.broadcast=int8"]
 
 
 class Killed(BaseException):
@@ -158,6 +158,8 @@ def uninterrupted(path: Path, overrides: list[str], lost: frozenset[tuple[str, i
 
 def assert_the_same(federation: Federation, state: RunState, expected: Uninterrupted) -> None:
     assert state.vector.tobytes() == expected.state.vector.tobytes()
+    one, other = (None if found.carry is None else found.carry.tobytes() for found in (state, expected.state))
+    assert one == other
     assert (state.round, state.spent, state.taken) == (
         expected.state.round, expected.state.spent, expected.state.taken
     )  # fmt: skip
