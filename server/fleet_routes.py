@@ -186,9 +186,8 @@ class FleetRoutes:
             await self._flower(scope, receive, send)
             return
         node, envelope = scope[NODE]
-        await self._aside(self._greet, node, scope[KEY])
         self._asked[node] += 1
-        self.seen[node] = self._clock()
+        await self._aside(self._greet, node, scope[KEY])
         if path == PULL:
             wait = min(envelope.wait / 1000, self._limits.longest_wait_seconds)
             await self._pull(node, scope[KEY], wait, receive, send)
@@ -205,6 +204,7 @@ class FleetRoutes:
             with suppress(ValueError):  # it may be known no more
                 self._state.deactivate_node(node)
             raise
+        self.seen[node] = self._clock()
         self._state.acknowledge_node_heartbeat(node, PULSE_SECONDS)
 
     def _require_standing(self, public_key: bytes) -> None:
