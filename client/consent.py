@@ -24,6 +24,7 @@ from tacit.client.policy import Policy
 from tacit.client.training import Workbench
 from tacit.models import broadcast
 from tacit.models.contributions import asks_for_statistics
+from tacit.models.evaluation_only import EVALUATION_ROUND
 from tacit.models.messages import RECEIPT_ACTION, Instruction
 from tacit.models.noise import DEFAULT_DELTA, NoisePlan, noise_plan, place_of
 from tacit.models.plan import Plan, decode_plan
@@ -132,6 +133,8 @@ class Consent:
         self._check_room(instruction)
         if recipe.privacy.noise_cohort and not self.hypothetical:
             raise RemoteProtocolError("hypothetical-noise", "noise as if the cohort were larger protects nobody here")
+        if recipe.evaluation.only and instruction.round != EVALUATION_ROUND:
+            raise RemoteProtocolError("other-round", "an evaluation is one round, and asks in no other one")
         used = Used(participations=self.journal.participations(instruction.run))
         if self.policy is not None:
             asked = self._asked(plan, instruction, offer, None, None)

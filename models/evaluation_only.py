@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+EVALUATION_ROUND = 1
 NOISED_SHARES = 2  # values of one client, where an evaluation promises something; see `evaluation_shares`
 
 # What says how a model is trained, and nothing to a run that trains none.

@@ -159,6 +159,20 @@ def test_an_owner_who_does_not_allow_it_refuses_and_the_account_says_why(
     assert account[-1]["kind"] == "offer-refused" and account[-1]["code"] == code
 
 
+def test_an_evaluation_asks_in_one_round_and_no_other() -> None:
+    policy = Policy.model_validate(OPEN)
+    journal = AgentJournal.in_memory(Identity(bytes(32)), now=lambda: 0.0)
+    consent = Consent(
+        journal, "rows", Workbench(), policy, lambda noise: policy.budgets(noise.terms.unit), now=lambda: 0.0
+    )
+    asked = instruction(planned())
+    offer = Offer.decode(asked.message)
+    consent.judge(asked, offer)
+    with pytest.raises(RemoteProtocolError, match="an evaluation is one round"):
+        consent.judge(replace(asked, round=2), replace(offer, round=2))
+    assert noted(journal)[-1]["kind"] == "offer-refused"
+
+
 def test_a_promised_evaluation_is_paid_for_from_the_owners_ledger() -> None:
     plan = planned("privacy.unit=client", "privacy.noise_multiplier=2.0")
     granted = {"epsilon_total": 9.0, "accept_promised_noise": True, "promised_epsilon_total": 9.0}
