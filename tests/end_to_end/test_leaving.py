@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tacit.client.connection import Address, Connection, TurnedAway
 from tacit.client.directory import AgentDirectory, init
 from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled
 from tacit.models.invitation import Invitation
+from tacit.models.key_file import kept_identity
 from tacit.server.coordinator_directory import CoordinatorDirectory, create
 from tacit.server.enrolment_routes import EnrolmentRoutes
 from tacit.server.membership import Membership, invite
@@ -37,10 +39,10 @@ class Hub:
     def path(self) -> str:
         return str(self.agent.path)
 
-    def invitation(self, name: str = "north", again: bool = False) -> str:
+    def invitation(self, name: str = "north", again: bool = False, **more: Any) -> str:
         return invite(
             self.store, url=f"https://127.0.0.1:{self.link.address[1]}", ca_der=self.directory.ca_der, name=name,
-            expires_at=int(time.time()) + 600, again=again, actor="a test",
+            expires_at=int(time.time()) + 600, again=again, actor="a test", **more,
         ).text()  # fmt: skip
 
     def enrol(self, name: str = "north") -> Enrolled:
@@ -110,6 +112,27 @@ def test_the_state_of_an_agent_says_where_it_is_a_member(hub: Hub, capsys: pytes
     until = datetime.fromtimestamp(enrolled.certificate.expires_at, UTC)
     federation, name, holds = told()
     assert (federation, name) == ("hospitals", "ward") and datetime.fromisoformat(str(holds)) == until
+
+
+def test_a_certificate_is_renewed_by_hand_while_the_agent_runs_with_the_organisations_key(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tacit(["agent", "renew", "--dir", hub.path]) == 2 and "is no member" in capsys.readouterr().err
+    file = str(tmp_path / "organisation.key")
+    key = kept_identity(Path(file), "organisation")
+    token = hub.invitation(organisation="hospital", organisation_key=key.public_key)
+    assert tacit(["agent", "enrol", "--dir", hub.path, "--token", token, "--organisation-key", file]) == 0
+    first = hub.enrolled
+    assert first is not None
+    with hub.agent.journal():
+        assert tacit(["agent", "renew", "--dir", hub.path]) == 2
+        assert "the keys are not those of the certificate" in capsys.readouterr().err
+        assert tacit(["agent", "renew", "--dir", hub.path, "--organisation-key", str(tmp_path / "absent")]) == 2
+        assert tacit(["agent", "renew", "--dir", hub.path, "--organisation-key", file]) == 0
+    assert "the certificate of north ends on" in capsys.readouterr().out
+    assert hub.enrolled is not None and hub.enrolled.certificate.serial == first.certificate.serial + 1
+    hub.link.stop()
+    assert tacit(["agent", "renew", "--dir", hub.path, "--organisation-key", file]) == 1
 
 
 def test_nobody_forgets_one_federation_by_enrolling_in_another(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
