@@ -13,6 +13,7 @@ import re
 import stat
 import struct
 import zipfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Self
@@ -44,13 +45,17 @@ class ArchiveWriter:
     ) -> None:
         """Add the list of digests and flush everything to the disk; after an error, only close."""
         with self._file:
-            if error is None:
-                lines = "".join(f"{digest}  {name}\n" for name, digest in self._digests.items())
-                with self._member(MANIFEST) as member:
-                    member.write(lines.encode())
-            self._zip.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                if error is None:
+                    lines = "".join(f"{digest}  {name}\n" for name, digest in self._digests.items())
+                    with self._member(MANIFEST) as member:
+                        member.write(lines.encode())
+                    self._zip.close()
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+            finally:
+                with suppress(OSError):  # it is worth nothing then, and a full disk takes no end of it
+                    self._zip.close()
 
     def __len__(self) -> int:
         """Return how many files it holds."""

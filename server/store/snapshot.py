@@ -78,17 +78,20 @@ def check(file: Path) -> None:
     """Check that what `save` wrote is a sound database, and bring it up to date.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not, or is one of a newer Tacit.
+        StoreUnavailable: the disk is full.
     """
-    damaged = InputError("the database in it is damaged", right="use another backup")
     try:
-        with _opened(str(file), create=False) as engine, engine.connect() as connection:
-            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-            dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
-    except StoreUnavailable:
-        raise damaged from None
-    if found != ["ok"] or dangling is not None:
-        raise damaged
+        # Nobody else has it, and whatever is wrong with it is not to be written to.
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)) as connection:
+            found = connection.execute("PRAGMA integrity_check").fetchall()
+            dangling = connection.execute("PRAGMA foreign_key_check").fetchone()
+    except sqlite3.Error:
+        found, dangling = [], None
+    if found != [("ok",)] or dangling is not None:
+        raise InputError("the database in it is damaged", right="use another backup")
+    with _opened(str(file), create=False):
+        pass
 
 
 def ledgers(file: Path) -> list[tuple[str, str]]:

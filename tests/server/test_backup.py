@@ -19,9 +19,11 @@ from tacit.server.checkpoints import Checkpoints
 from tacit.server.coordinator_directory import CoordinatorDirectory, open_directory
 from tacit.server.coordinator_lock import held, holder
 from tacit.server.recorder import StoreRecorder
-from tacit.server.store import open_store
+from tacit.server.restoring import restore
+from tacit.server.store import StoreUnavailable, open_store
 
-from .made_hub import NOW, make_hub, refused, restored  # noqa: TID252 - tests are no package
+from ..end_to_end.small_disk import small_disks  # noqa: TID252 - tests are no package
+from .made_hub import LATER, NOW, make_hub, refused, restored  # noqa: TID252 - tests are no package
 
 
 @pytest.fixture
@@ -161,3 +163,24 @@ def test_a_file_that_exists_or_lies_within_is_refused(hub: CoordinatorDirectory,
     message = refused(lambda: back_up(hub, tmp_path / place, NOW))
     assert "exists already" in message or "is within" in message or "cannot be written" in message
     assert (tmp_path / "a.backup").read_text() == "mine"
+
+
+@pytest.mark.parametrize("what", ["backup", "restore"])
+def test_a_disk_that_is_full_at_any_moment_is_one_line_and_leaves_nothing(
+    hub: CoordinatorDirectory, tmp_path: Path, what: str
+) -> None:
+    whole = back_up(hub, tmp_path / "whole.backup", NOW)
+    size, done = 8, 0
+    while not done:
+        with small_disks(tmp_path / f"{what}-{size}", {"disk": size}) as disks:
+            if not disks:
+                pytest.skip("this machine lets nobody mount a disk")
+            target = disks["disk"].path / "made"
+            try:
+                back_up(hub, target, NOW) if what == "backup" else restore(whole.file, target, LATER)
+                done = size
+            except (InputError, StoreUnavailable) as error:
+                assert "\n" not in str(error) and ("No space left" in str(error) or "full" in str(error))
+                assert list(disks["disk"].path.iterdir()) == []
+        size += 12 if size > 160 else 76
+    assert done > 160
