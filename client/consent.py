@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tacit.client.account import at, failure, told
 from tacit.client.asked import Answer, Asked, Refuse, Used
 from tacit.client.audit import Detail
 from tacit.client.contribution import offered_noise
@@ -28,7 +29,6 @@ from tacit.models.evaluation_only import EVALUATION_ROUND
 from tacit.models.messages import RECEIPT_ACTION, Instruction
 from tacit.models.noise import DEFAULT_DELTA, NoisePlan, noise_plan, place_of
 from tacit.models.plan import Plan, decode_plan
-from tacit.models.recipe import Recipe
 from tacit.models.spending import entry, ledger_event
 from tacit.privacy.codec import sha256
 from tacit.privacy.errors import PrivacyError, RemoteProtocolError
@@ -36,7 +36,7 @@ from tacit.privacy.identity import Pins
 from tacit.privacy.ledger import Anchor, LedgerBroken
 from tacit.privacy.records import Entry, NoiseBy
 from tacit.privacy.secagg.graph import REGULAR
-from tacit.privacy.secagg.offer import REAL, Offer
+from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.receipt import Receipt
 from tacit.privacy.terms import Place, Unit
 
@@ -114,7 +114,7 @@ class Consent:
             RemoteProtocolError: the offer is not what the plan says.
         """
         plan = decode_plan(instruction.plan)
-        details = {**_at(instruction), **_told(plan.recipe, offer), "data": self.dataset}
+        details = {**at(instruction), **told(plan.recipe, offer), "data": self.dataset}
         try:
             noise = self._judge(plan, instruction, offer)
         except PrivacyError as error:
@@ -270,7 +270,7 @@ class Consent:
         """
         if self.policy is None:
             return
-        details = {**_at(instruction), "what": instruction.action, "sha256": sha256(message).hex()}
+        details = {**at(instruction), "what": instruction.action, "sha256": sha256(message).hex()}
         size = len(message)
         if vector is not None:
             details["vector_sha256"], size = sha256(vector.data).hex(), size + vector.nbytes
@@ -289,11 +289,8 @@ class Consent:
         """Put into the account that a step or a receipt was refused; an offer that `judge` refused is there already."""
         if error is self._refused():
             return
-        code = error.reason if isinstance(error, RemoteProtocolError) else "failed"
-        # The kind alone of what nobody foresaw: its text may hold a row of data.
-        reason = str(error) if isinstance(error, PrivacyError) else type(error).__name__
         kind = "receipt-refused" if what == RECEIPT_ACTION else "round-failed"
-        self._note(kind, **_at(instruction), what=what, code=code, reason=reason)
+        self._note(kind, **at(instruction), what=what, **failure(error))
 
     def countersigned(self, receipt: Receipt) -> None:
         """Keep the ledger's head that came back in a receipt.
@@ -391,28 +388,6 @@ class Consent:
 
 def _key(instruction: Instruction) -> AttemptKey:
     return instruction.run, instruction.round, instruction.attempt
-
-
-def _at(instruction: Instruction) -> dict[str, Detail]:
-    return {"run": instruction.run, "round": instruction.round, "attempt": instruction.attempt}
-
-
-def _told(recipe: Recipe, offer: Offer | None) -> dict[str, Detail]:
-    """Return what the account says of an offer, so that its owner can read it without the recipe."""
-    told: dict[str, Detail] = {
-        "recipe": recipe.digest,
-        "name": recipe.name,
-        "model": recipe.model.factory or recipe.model.name,
-        "code_sha256": code_digest(recipe.model.factory) if recipe.model.factory else None,
-        "rounds": recipe.training.rounds,
-        "unit": recipe.privacy.unit,
-        "masked": offer is not None and offer.mode == REAL,
-    }
-    if recipe.evaluation.only:
-        told["evaluates"] = recipe.evaluation.rows
-    if offer is not None:
-        told |= {"offer": offer.digest.hex(), "members": offer.cohort, "min_survivors": offer.min_survivors}
-    return told
 
 
 def _place(plan: Plan) -> Place | None:

@@ -20,13 +20,10 @@ from contextlib import suppress
 from typing import TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from flwr.app import Message
 from flwr.common.constant import TIMESTAMP_HEADER
-from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
 from tacit.models.wire import (
@@ -34,7 +31,6 @@ from tacit.models.wire import (
     CLOCK_TOLERANCE,
     KEY_HEADER,
     LABEL,
-    MOST_FRAMES,
     PATHS,
     PROTOCOL,
     PROTOCOL_HEADER,
@@ -46,8 +42,9 @@ from tacit.models.wire import (
     read_envelope,
 )
 from tacit.privacy.identity import verify
+from tacit.server.answers import check_same, check_taken, message_of, read_answer
 from tacit.server.gate import Application, Limits, Receive, Refusal, Scope, Send, body, reply
-from tacit.server.mailbox import Letter, Mailbox, Taken, digest_of
+from tacit.server.mailbox import Letter, Mailbox, digest_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -266,14 +263,14 @@ class FleetRoutes:
         head = await anext(payloads, None)
         if head is None:
             raise Refusal(400, "there is no message")
-        request = _pushed(head)
+        request = read_answer(head)
         if request.messages_list[0].metadata.src_node_id != node:
             raise Refusal(403, "the answer is somebody else's")
         message = request.messages_list[0].metadata.reply_to_message_id
         letter = self._mailbox.get(message)
         registered = await self._aside(self._register, letter, request) if letter and letter.node == node else None
         if letter is None or registered is None:
-            _check_taken(self._mailbox.taken(message), node, request)
+            check_taken(self._mailbox.taken(message), node, request)
             async for _ in payloads:
                 pass
             await reply(send, 200)
@@ -309,10 +306,10 @@ class FleetRoutes:
         Returns:
             None if nobody waits for the answer any more.
         """
-        message = _message(request)
+        message = message_of(request)
         identifier = message.metadata.message_id
         known = digest_of(letter.reply, letter.brought) if letter.reply else None
-        names = _check_same(letter.node, known, request)
+        names = check_same(letter.node, known, request)
         state = self._state
         session = state.start_session(message.metadata.run_id)
         try:
@@ -326,62 +323,6 @@ class FleetRoutes:
 
     async def _aside(self, call: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
-
-
-def _pushed(head: bytes) -> PushMessagesRequest:
-    """Read the head of an answer.
-
-    Raises:
-        Refusal: it is not one message with its tree of objects.
-    """
-    request = PushMessagesRequest()
-    try:
-        request.ParseFromString(head)
-    except Exception:  # noqa: BLE001 - what the parser raises has no place in Flower's own interface
-        raise Refusal(400, "the message cannot be read") from None
-    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
-        raise Refusal(400, "there is not exactly one message")
-    message, tree = request.messages_list[0], request.message_object_trees[0]
-    if tree.object_id != message.metadata.message_id:
-        raise Refusal(400, "the objects are another message's")
-    if sum(1 for _ in iterate_object_tree(tree)) > MOST_FRAMES:
-        raise Refusal(400, "there are too many objects")
-    if not message.HasField("error"):
-        # What a message holds comes as objects; anything here would stay in memory beside them.
-        message.content.Clear()
-        message.content.SetInParent()
-    return request
-
-
-def _check_same(node: int, known: bytes | None, request: PushMessagesRequest) -> tuple[str, ...]:
-    """Return the names of all that an answer holds.
-
-    Raises:
-        Refusal: 409, as another answer came before.
-    """
-    names = tuple(dict.fromkeys(tree.object_id for tree in iterate_object_tree(request.message_object_trees[0])))
-    if known not in (None, digest_of(request.messages_list[0].metadata.message_id, names)):
-        _LOG.warning("node %d answered one message twice, differently; the second answer is refused", node)
-        raise Refusal(409, "the message was answered already, and differently")
-    return names
-
-
-def _check_taken(taken: Taken | None, node: int, request: PushMessagesRequest) -> None:
-    """Let pass an answer that was taken already, as whoever gave it may not have heard so.
-
-    Raises:
-        Refusal: 409 or 410.
-    """
-    if taken is None or taken.node != node:
-        raise Refusal(410, "the answer is not waited for any more")
-    _check_same(node, taken.answer, request)
-
-
-def _message(request: PushMessagesRequest) -> Message:
-    try:
-        return message_from_proto(request.messages_list[0])
-    except Exception:  # noqa: BLE001 - a stranger's words, and Flower says nowhere what it raises
-        raise Refusal(400, "the message cannot be read") from None
 
 
 def _check_flower_signature(headers: Mapping[str, str], state: LinkState) -> bytes:
