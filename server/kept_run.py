@@ -19,7 +19,7 @@ from tacit.models.errors import InputError, Unwritable
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
 from tacit.privacy.errors import PrivacyError
-from tacit.privacy.identity import Identity
+from tacit.privacy.identity import Identity, check_name
 from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.feasibility import check_network
@@ -104,8 +104,14 @@ class KeptRun:
             secrets: contents of files that only their owner may read, by name.
 
         Raises:
-            InputError: the directory exists already or cannot be made, or the store knows a run of this name.
+            InputError: the directory exists already or cannot be made, the store knows a run of this name, or the
+                messages of a masked round could not carry it.
         """
+        if self.recipe.secure_aggregation.enabled:
+            try:
+                check_name(self.name)
+            except ValueError as error:
+                raise InputError(str(error), where=f"run {self.name}", right="another directory") from None
         self.directory.create()
         try:
             self.directory.write_text("recipe.toml", self.recipe.to_toml())

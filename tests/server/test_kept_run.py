@@ -55,6 +55,14 @@ def test_a_directory_that_is_there_already_is_left_as_it_is(kept: KeptRun) -> No
     assert kept.store.list_runs() == []
 
 
+@pytest.mark.parametrize("name", ["a=b", "r" * 65, "_run"])
+def test_a_name_that_no_masked_message_can_carry_is_refused_before_anything_is_there(kept: KeptRun, name: str) -> None:
+    odd = KeptRun(kept.store, kept.registry, RunDirectory(kept.directory.path.parent / name), RECIPE, IDENTITY)
+    with pytest.raises(InputError, match="a name has 1 to 64"):
+        odd.begin({}, {})
+    assert not odd.directory.path.exists() and kept.store.list_runs() == []
+
+
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
