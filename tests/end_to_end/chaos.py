@@ -49,7 +49,7 @@ from .wire_proxy import Wire
 NAMES = tuple(f"clinic-{at}" for at in range(5))
 ON_SMALL_DISK = NAMES[0]
 DISKS_KIB = {"agent": 1024, "hub": 16 * 1024}
-LINE_SECONDS = 0.1  # how slow the lines are at best, so that a round lasts long enough to be struck in every phase
+LINE_SECONDS = 0.06  # how slow the lines are at best, so that a round lasts long enough to be struck in every phase
 SLOW_SECONDS = 0.6
 KINDS = (
     "coordinator killed",
@@ -60,7 +60,7 @@ KINDS = (
     "lines slow",
     "agent's disk full",
     "coordinator's disk full",
-    "power cut",
+    "everything killed",
 )
 LAST = ("coordinator's disk full", "coordinator killed", "database killed")
 POLICY = """
@@ -142,6 +142,17 @@ def mishaps(rounds: int, seed: int, kinds: Sequence[str], each: int = 1) -> list
     return found
 
 
+def kills(struck: Sequence[Mishap], *, server: bool) -> dict[str, int]:
+    """Return how many processes were killed, by what they are; `server` if the database is one."""
+    found = Counter[str]()
+    for one in struck:
+        everything = one.kind == "everything killed"
+        found["coordinator"] += everything or one.kind == "coordinator killed"
+        found["agents"] += len(NAMES) if everything else len(one.agents) * (one.kind == "agent killed")
+        found["database"] += server and (everything or one.kind == "database killed")
+    return dict(found)
+
+
 @dataclass
 class Figures:
     """What a chaotic run came to."""
@@ -150,6 +161,7 @@ class Figures:
     database: str
     disks: str
     mishaps: dict[str, int] = field(default_factory=dict)
+    kills: dict[str, int] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
     ends_by_themselves: dict[str, list[int]] = field(default_factory=dict)  # exit codes
     seconds: float = 0.0
@@ -206,7 +218,7 @@ class Federation:
             case "agent killed":
                 for name in one.agents:
                     supervisor.kill(name)
-            case "power cut":
+            case "everything killed":
                 for name in ("coordinator", *NAMES):
                     supervisor.kill(name)
                 if self.database is not None:
@@ -229,7 +241,7 @@ class Federation:
             case "lines cut" | "lines slow":
                 for name in one.agents:
                     self.wires[name].open, self.wires[name].delay_seconds = True, LINE_SECONDS
-            case "database killed" | "power cut":
+            case "database killed" | "everything killed":
                 if self.database is not None:
                     self.database.start()
             case "agent's disk full":
@@ -368,7 +380,8 @@ def chaos(
         waiting = list(coming)
         run, seen = play(federation, waiting, seconds)
         figures.seconds = round(time.monotonic() - began, 1)
-        figures.mishaps = dict(Counter(one.kind for one in coming if one not in waiting))
+        struck = [one for one in coming if one not in waiting]
+        figures.mishaps, figures.kills = dict(Counter(one.kind for one in struck)), kills(struck, server=bool(database))
         supervisor = federation.supervisor
         figures.starts = dict(supervisor.starts)
         figures.ends_by_themselves = {name: list(codes) for name, codes in supervisor.codes.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .chaos import KINDS, LAST, NAMES, chaos, mishaps
+from .chaos import KINDS, LAST, chaos, mishaps
 
 ROUNDS, SEED, SECONDS = 20, 20, 540.0
 
@@ -29,6 +29,7 @@ def test_a_federation_in_chaos_loses_no_round_spends_nothing_twice_and_needs_nob
     books = figures.books
     assert not books.faults
     assert (books.rounds, books.lost_rounds, books.double_spends) == (ROUNDS, 0, 0)
-    # It was no walk in the park, and yet most rounds trained a model, with most of the members.
-    assert sum(figures.starts.values()) > len(NAMES) + 1 and books.without_sum < ROUNDS / 2
+    assert min(figures.kills["coordinator"], figures.kills["agents"]) >= 3
+    # And yet most rounds trained a model, with most of the members.
+    assert books.without_sum < ROUNDS / 2
     assert books.inputs >= 3 * (ROUNDS - books.without_sum)
