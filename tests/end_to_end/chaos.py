@@ -43,26 +43,13 @@ from tacit.server.store.errors import StoreUnavailable
 from ..private_postgresql import PrivatePostgresql, programs  # noqa: TID252 - tests are no package that could be named
 from .chaos_books import Books, Commitment, commitments
 from .kept_up import Supervisor, until
+from .mishaps import KINDS, NAMES, ON_SMALL_DISK, Mishap, kills, mishaps
 from .small_disk import SmallDisk, small_disks
 from .wire_proxy import Wire
 
-NAMES = tuple(f"clinic-{at}" for at in range(5))
-ON_SMALL_DISK = NAMES[0]
 DISKS_KIB = {"agent": 1024, "hub": 16 * 1024}
 LINE_SECONDS = 0.06  # how slow the lines are at best, so that a round lasts long enough to be struck in every phase
 SLOW_SECONDS = 0.6
-KINDS = (
-    "coordinator killed",
-    "agent killed",
-    "agent killed",
-    "database killed",
-    "lines cut",
-    "lines slow",
-    "agent's disk full",
-    "coordinator's disk full",
-    "everything killed",
-)
-LAST = ("coordinator's disk full", "coordinator killed", "database killed")
 POLICY = """
 [approved]
 models = ["logistic"]
@@ -102,55 +89,6 @@ max_participations = {most}
 min_cohort = 3
 colluding = 0.0
 """
-
-
-@dataclass(frozen=True)
-class Mishap:
-    """What happens, once a round is under way.
-
-    Attributes:
-        round: the round.
-        after_seconds: since that round is known to be under way.
-        kind: one of `KINDS`.
-        agents: whom it is about, where it is about agents.
-        seconds: how long it lasts.
-    """
-
-    round: int
-    after_seconds: float
-    kind: str
-    agents: tuple[str, ...]
-    seconds: float
-
-
-def mishaps(rounds: int, seed: int, kinds: Sequence[str], each: int = 1) -> list[Mishap]:
-    """Draw mishaps for each round, of every kind about equally many, and some for when the model is registered."""
-    drawn = random.Random(seed)
-    count = rounds * each
-    many = list(kinds) * (count // len(kinds) + 1)
-    found = []
-    for number, kind in enumerate(drawn.sample(many[:count], count)):
-        agents: tuple[str, ...] = ()
-        if kind == "agent killed":
-            agents = tuple(drawn.sample(NAMES, drawn.choice((1, 1, 2))))
-        elif kind in ("lines cut", "lines slow"):
-            agents = tuple(drawn.sample(NAMES, drawn.randint(1, len(NAMES))))
-        found.append(Mishap(number // each + 1, drawn.uniform(0.0, 2.0), kind, agents, drawn.uniform(1.0, 4.0)))
-    for kind in drawn.sample(LAST, len(LAST)):
-        if kind in kinds:
-            found.append(Mishap(rounds + 1, drawn.uniform(0.0, 0.2), kind, (), drawn.uniform(1.0, 4.0)))
-    return found
-
-
-def kills(struck: Sequence[Mishap], *, server: bool) -> dict[str, int]:
-    """Return how many processes were killed, by what they are; `server` if the database is one."""
-    found = Counter[str]()
-    for one in struck:
-        everything = one.kind == "everything killed"
-        found["coordinator"] += everything or one.kind == "coordinator killed"
-        found["agents"] += len(NAMES) if everything else len(one.agents) * (one.kind == "agent killed")
-        found["database"] += server and (everything or one.kind == "database killed")
-    return dict(found)
 
 
 @dataclass

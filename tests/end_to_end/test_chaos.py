@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .chaos import KINDS, LAST, chaos, mishaps
+from .chaos import chaos
+from .mishaps import KINDS, LAST, mishaps
 
 ROUNDS, SEED, SECONDS = 20, 20, 540.0
 
