@@ -172,6 +172,10 @@ class Budget:
             if key[:2] == (self.run, number) and key[2] != announced:
                 self.accounts.void(key)
 
+    def gave_back(self, number: int, attempt: int) -> bool:
+        """Return whether an attempt was given back: it had ended, and nothing had left for it."""
+        return any(key[:3] == (self.run, number, attempt) for key in self.accounts.state.voided)
+
     def able(self, state: RunState, clients: Iterable[str]) -> tuple[str, ...]:
         """Return the clients that have not taken part as often as the noise was calibrated for."""
         most = with_spare(self.recipe.privacy.max_participations or self.recipe.training.rounds)

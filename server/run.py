@@ -155,7 +155,7 @@ class Run:
                 self.masking.recall(self.phases.recall())
             state = self.recorder.resume_point() or self._prepare()
             while state.round < self.plan.recipe.training.rounds and not state.stopped:
-                if state.round and (asked := self.stop()):
+                if state.round and (asked := self.stop()) and not self._has_begun(state.round + 1):
                     state = replace(state, stopped=asked)
                 else:
                     state = self._round(state)
@@ -233,6 +233,8 @@ class Run:
         left = inputs_left(self.recorder.asked(number)) if first and self.masking else frozenset()
         broken_off = self._attempts.broken_off(number)
         if self.budget is not None:
+            if broken_off is not None and self.budget.gave_back(number, broken_off.attempt):
+                broken_off = None  # it had ended, and the process too before its report was kept
             announced = broken_off.attempt if broken_off else None
             if self.phases is not None:
                 self.budget.void_unannounced(number, announced=announced)
@@ -254,6 +256,8 @@ class Run:
             try:
                 exchanges, noise = self._training(at, state, cohort, wanted, snapshot_of(resumed))
             except Infeasible as error:
+                if resumed is not None:  # its inputs may have left: it is never forgotten as one that was not offered
+                    raise RunFailed(f"round {number} cannot be gone on with: {error}") from None
                 report = RoundReport(number, attempt, False, str(error), 0.0, ())
                 self._keep(report, None)
                 continue
@@ -276,6 +280,10 @@ class Run:
                 return self._over(state, report, lines)
             self._keep(report, None, lines)
         raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{report.mostly}")
+
+    def _has_begun(self, number: int) -> bool:
+        """Return whether a round was under way when another process ended: what left for it is to be counted."""
+        return self.recorder.attempts(number) > 0 or self._attempts.broken_off(number) is not None
 
     def _able(self, state: RunState, left: Collection[str]) -> tuple[str, ...]:
         """Return who may be asked; nobody, where too few are left that have not taken part as often as they may."""

@@ -99,7 +99,7 @@ class Federation:
     def _vanish(self, client: int, action: str, number: int, attempt: int) -> bool:
         return (action, client) in self.lost and number == 1
 
-    def coordinate(self, at: int = 0, moment: Callable[[], None] | None = None) -> RunState:
+    def coordinate(self, at: int = 0, moment: Callable[[], None] | None = None, **changes: Any) -> RunState:
         """Start a coordinator's process, or start it again; it dies at a moment."""
         self.moment = moment = moment or Deadly(at)
         members, kept = self.members, self.members.masking
@@ -111,7 +111,7 @@ class Federation:
         phases = DeadlyPhases(self.store, "run", self.path / "phases", masking.memory)
         members.recorder = DeadlyRecorder(self.store, "run", Checkpoints(self.path / "checkpoints"), masking.memory)
         phases.moment = members.recorder.moment = moment  # type: ignore[method-assign]
-        changes: dict[str, Any] = {"phases": phases}
+        changes["phases"] = phases
         if members.recipe.privacy.unit != "none":
             changes["budget"] = self.budget()
         return members.execute(**changes)
