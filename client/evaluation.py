@@ -34,7 +34,13 @@ def evaluation_values(instruction: Instruction, plan: Plan, holdings: Holdings, 
 def evaluation_vector(
     instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
 ) -> NDArray[np.float32]:
-    """Return what the agent adds under a promise, before noise; raises what `evaluation_values` does."""
+    """Return what the agent adds under a promise, before noise; whatever the model puts out, it is not refused.
+
+    Raises:
+        Refused: there are no rows of the kind that the plan asks for.
+        InputError: the task has no noised figures.
+        ValueError: the plan or the vector cannot be used.
+    """
     means = RowMeans(evaluation_shares(plan))
     for model, inputs, targets in _loaded(instruction, plan, holdings, bench):
         means.add(model, inputs, targets)

@@ -1,8 +1,11 @@
 """What one client adds to an evaluation under a promise: two means over its own rows, each of them between 0 and 1.
 
 Both are divided by the square root of two, so that their length (L2) is at most 1, which is what the noise covers:
-nothing is ever clipped off. Every client counts the same, however many rows it has, and how many that are is not part
-of it. What all add up to, over how many they are, is the mean of the clients' own figures.
+nothing is ever clipped off. A row for which the model puts out no finite number counts as the worst that there is: a
+client that refused because of it would say something of its rows that no noise covers, as often as it is asked.
+
+Every client counts the same, however many rows it has, and how many that are is not part of it. What all add up to,
+over how many they are, is the mean of the clients' own figures.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.models.evaluation_only import NOISED_SHARES
-from tacit.models.evaluation_sums import check_finite, no_known_sums
+from tacit.models.evaluation_sums import no_known_sums
 from tacit.models.plan import Plan
 from tacit.models.tasks import Classification, TabularRegression
 from tacit.models.training import feed
@@ -32,11 +35,7 @@ class EvaluationShares(Protocol):
     """Which two means of a client's rows a task's noised figures follow from."""
 
     def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return two values of each row, between 0 and 1, shape `(rows, 2)`.
-
-        Raises:
-            InputError: an output is no finite number.
-        """
+        """Return two values of each row, between 0 and 1 whatever comes, shape `(rows, 2)`."""
         ...
 
     def metrics(self, means: NDArray[np.float64]) -> dict[str, float]:
@@ -72,7 +71,7 @@ class RowMeans:
         self._rows = 0
 
     def add(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-        """Count rows; raises `InputError` where an output is no finite number."""
+        """Count rows."""
 
         def update(outputs: Tensor, batch_targets: Tensor) -> None:
             self._sum += self._shares.of(outputs, batch_targets).double().sum(0).numpy()
@@ -104,9 +103,11 @@ class ClassificationShares:
     def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return whether each row is right, and its loss over the cap."""
         outputs, targets = outputs.detach().double().cpu(), targets.cpu()
-        check_finite(outputs)
+        finite = torch.isfinite(outputs).all(-1)
+        outputs = torch.where(finite[:, None], outputs, 0.0)
         losses = F.cross_entropy(outputs, targets, reduction="none").clamp(0, self.cap) / self.cap
-        return torch.stack([(outputs.argmax(-1) == targets).double(), losses], dim=1)
+        right = (outputs.argmax(-1) == targets) & finite
+        return torch.stack([right.double(), torch.where(finite, losses, 1.0)], dim=1)
 
     def metrics(self, means: NDArray[np.float64]) -> dict[str, float]:
         """Return the mean of the members' own accuracies, and of their own losses with each row's capped."""
@@ -128,9 +129,9 @@ class RegressionShares:
     def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each row's error and squared error, over what they count at most."""
         predicted = outputs.detach().cpu().double().squeeze(-1)
-        check_finite(predicted)
         errors = (predicted - (targets.cpu().double() - self.target_mean) / self.target_scale).abs()
-        capped = errors.clamp(max=ERROR_CAP) / ERROR_CAP
+        # Also where the plan's statistics make it none.
+        capped = torch.nan_to_num(errors, nan=ERROR_CAP, posinf=ERROR_CAP).clamp(max=ERROR_CAP) / ERROR_CAP
         return torch.stack([capped, capped.square()], dim=1)
 
     def metrics(self, means: NDArray[np.float64]) -> dict[str, float]:

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tacit.models.errors import InputError
 from tacit.models.evaluation_shares import (
     ERROR_CAP,
     LOSS_CAP,
@@ -91,8 +90,20 @@ def test_noise_cannot_take_a_figure_out_of_its_range() -> None:
     assert ClassificationShares(2).metrics(np.array([1.4, -0.2])) == {"member_loss": 0.0, "member_accuracy": 1.0}
 
 
-@pytest.mark.parametrize("shares", [ClassificationShares(2), RegressionShares(1.0, 0.0)])
-def test_a_model_that_puts_out_no_finite_number_gives_nothing(shares: EvaluationShares) -> None:
-    bad = [[math.nan, 0.0]] if isinstance(shares, ClassificationShares) else [[math.inf]]
-    with pytest.raises(InputError, match="no finite number"):
-        vector_of(shares, torch.tensor(bad), torch.tensor([0]))
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_row_without_a_finite_output_counts_as_the_worst_and_nobody_refuses_for_it(bad: float) -> None:
+    # A refusal would tell the coordinator, which writes the model, of one member's rows, and cost nothing.
+    classified = vector_of(ClassificationShares(2), torch.tensor([[bad, 0.0], [9.0, 0.0]]), torch.tensor([0, 0]))
+    accuracy, loss = means_of(classified)
+    assert accuracy == pytest.approx(1 / 2, abs=1e-6)
+    assert loss == pytest.approx((1 + math.log1p(math.exp(-9)) / (LOSS_CAP * math.log(2))) / 2, abs=1e-6)
+    regressed = vector_of(RegressionShares(1.0, 0.0), torch.tensor([[bad], [0.0]]), torch.tensor([0.0, 0.0]))
+    np.testing.assert_allclose(means_of(regressed), [1 / 2, 1 / 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("statistics", [(0.0, 4.0), (math.nan, 0.0), (-1.0, math.inf), (1e-320, 4.0)])
+def test_statistics_that_no_targets_have_leave_a_bounded_share(statistics: tuple[float, float]) -> None:
+    # The coordinator writes them too; 4.0 is the target of one row, so that 0 is divided by 0 there alone.
+    shares = RegressionShares(*statistics)
+    vector = vector_of(shares, torch.tensor([[0.0], [1.0]]), torch.tensor([4.0, 5.0]))
+    assert np.isfinite(vector).all() and np.linalg.norm(vector) <= 1
