@@ -235,6 +235,7 @@ class Coordinator:
             made_with = environment(str(resolve_device(recipe.training.device)), torch.get_num_threads())
             kept.begin({**made_with, **purpose.made_with, "clients": clients}, {})
         else:
+            kept.begin_again(begun)
             clients = int(begun.environment["clients"])
             _LOG.info("%s goes on", name)
             self._gather(recipe, RECONNECT_SECONDS, enough)

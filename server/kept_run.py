@@ -114,8 +114,7 @@ class KeptRun:
                 raise InputError(str(error), where=f"run {self.name}", right="another directory") from None
         self.directory.create()
         try:
-            self.directory.write_text("recipe.toml", self.recipe.to_toml())
-            self.directory.write_json("environment.json", made_with)
+            self._describe(made_with)
             for name, secret in secrets.items():
                 _write_secret(self.directory.path / name, secret)
             self.store.create_run(
@@ -132,6 +131,22 @@ class KeptRun:
         except BaseException:
             shutil.rmtree(self.directory.path, ignore_errors=True)
             raise
+
+    def _describe(self, made_with: Mapping[str, Any]) -> None:
+        self.directory.write_text("recipe.toml", self.recipe.to_toml())
+        self.directory.write_json("environment.json", made_with)
+
+    def begin_again(self, record: RunRecord) -> None:
+        """Make the directory of a run that the store knows, if it is not there.
+
+        A database that went away while it said that it has the run leaves the one without the other.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        if not self.directory.path.exists():
+            self.directory.create()
+            self._describe(record.environment)
 
     def begun(self) -> RunRecord | None:
         """Return what the store knows of the run, None if it has not begun.

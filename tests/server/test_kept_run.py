@@ -9,8 +9,10 @@ from tacit.privacy.identity import Identity
 from tacit.server.attempts import RunFailed
 from tacit.server.kept_run import KeptRun, new_directory
 from tacit.server.registry import Registry
+from tacit.server.rounds import RoundProgress
 from tacit.server.run_directory import RunDirectory
-from tacit.server.store import open_store
+from tacit.server.store import StoreUnavailable, open_store
+from tacit.server.store.records import NewRun
 
 RECIPE = parse_recipe(
     """
@@ -44,6 +46,28 @@ def test_a_run_that_the_store_refuses_leaves_no_directory(kept: KeptRun) -> None
     with pytest.raises(InputError):
         again.begin({}, {".seed": b"secret"})
     assert not again.directory.path.exists()
+
+
+def test_a_run_that_the_store_took_without_saying_so_gets_its_directory_back(
+    kept: KeptRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = kept.store.create_run
+
+    def taken_and_gone(new: NewRun) -> None:
+        create(new)
+        raise StoreUnavailable("the connection broke")
+
+    monkeypatch.setattr(kept.store, "create_run", taken_and_gone)
+    with pytest.raises(StoreUnavailable):
+        kept.begin({"cores": 2}, {})
+    assert (record := kept.begun()) is not None
+    for _ in range(2):  # the second time it is there
+        kept.begin_again(record)
+    assert (kept.directory.path / "recipe.toml").read_text() == RECIPE.to_toml()
+    assert kept.directory.read_json("environment.json") == {"cores": 2}
+    # Without it no phase could be announced, and the coordinator would wait for a disk that has room.
+    kept.phases(dict).announce(1, 0, "advertise", RoundProgress(("a",), 1, 0, ("a",)), b"state")
+    assert kept.phases(dict).broken_off(1) is not None
 
 
 def test_a_directory_that_is_there_already_is_left_as_it_is(kept: KeptRun) -> None:
