@@ -1,5 +1,7 @@
 """Settings for all tests."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,16 @@ from hypothesis import settings
 # A deadline measures the machine and who else is on it, not the code.
 settings.register_profile("tacit", deadline=None)
 settings.load_profile("tacit")
+
+
+@pytest.fixture(autouse=True)
+def the_log_as_it_was() -> Iterator[None]:
+    """Take back what a command that ran in this process has set up: its stream is closed with its test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -208,8 +208,8 @@ def test_a_request_is_refused_on_one_side_of_a_bound_and_accepted_on_the_other(c
 
 
 def test_every_code_has_a_test() -> None:
-    # Below, or with the agent's consent: they depend on the time, on the past, or on the owner's pause.
-    elsewhere = {"schedule", "participations-limit", "budget-spent", "paused"}
+    # Below, or with the agent's consent and caps: they depend on the time, the past, the owner's pause, or the machine.
+    elsewhere = {"schedule", "participations-limit", "budget-spent", "paused", "memory-limit"}
     assert {case.code for case in CASES} | elsewhere == CODES.keys()
 
 

@@ -92,7 +92,7 @@ def test_every_round_of_a_federation_that_masks_goes_through_the_protocol(monkey
         raise RunFailed("there is no protocol")
 
     for name in ("ServerRound", "ElidedRound"):
-        monkeypatch.setattr(f"tacit.server.masked.{name}", gone)
+        monkeypatch.setattr(f"tacit.server.secure_sum.{name}", gone)
     for mode in ("real", "elided"):
         for recorder in (Memory(), prepared):  # the preparation, and a training round
             before = len(recorder.reports)
