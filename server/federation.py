@@ -238,8 +238,7 @@ class Coordinator:
             kept.begin_again(begun)
             clients = int(begun.environment["clients"])
             _LOG.info("%s goes on", name)
-            self._gather(recipe, RECONNECT_SECONDS, enough)
-            self._wait_for(phases.asked())
+            self._reconnect(recipe, enough, phases.asked())
         with kept.running(), self.link.grid() as grid:
             budget = None
             if recipe.privacy.unit != "none":
@@ -315,6 +314,17 @@ class Coordinator:
                 told = True
             self.pause(0.5)
         raise Stopped
+
+    def _reconnect(self, recipe: Recipe, enough: Callable[[int], int], asked: Collection[str]) -> None:
+        """Wait until a run can go on: for whoever is being asked, and then for as many as a round can be made of.
+
+        In this order: whoever goes while others are waited for must not make the run fail for want of members.
+
+        Raises:
+            Stopped: the coordinator is to stop.
+        """
+        self._wait_for(asked)
+        self._gather(recipe, RECONNECT_SECONDS, enough)
 
     def _wait_for(self, names: Collection[str]) -> None:
         """Wait until everybody of these is there again, but not for long: whoever has died will not come."""

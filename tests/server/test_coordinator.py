@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tacit.models.errors import InputError, Unwritable
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import BudgetExceeded
+from tacit.server import federation
 from tacit.server.attempts import RunFailed
 from tacit.server.coordinator_directory import create
 from tacit.server.federation import LONGEST_NAME, TRIES, Coordinator, enqueue
@@ -213,3 +215,26 @@ def test_runs_that_nobody_goes_on_with_are_marked_and_others_are_left_alone(hub:
 
     hub.coordinator(ends).work()
     assert seen == {waits: "running", "lost": "interrupted", "simulated": "running"}
+
+
+def test_a_run_does_not_go_on_with_too_few_because_some_went_while_others_were_waited_for(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = 0.0  # seconds
+    waiting = hub.coordinator(lambda name: SUMMARY)
+
+    class Link:
+        """Four of five are there; of these two go after the first patience, and come back after the second."""
+
+        def presence(self) -> dict[str, Any]:
+            there = "ab" if 1.2 < passed / federation.RECONNECT_SECONDS < 2.5 else "abcd"
+            return {name: SimpleNamespace(online=name in there) for name in "abcde"}
+
+    def pause(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(federation, "time", SimpleNamespace(monotonic=lambda: passed))
+    waiting.link, waiting.until, waiting.pause = cast(Any, Link()), lambda: False, pause
+    waiting._reconnect(parse_recipe(RECIPE), lambda most: most - 1, ("a", "e"))
+    assert len(waiting._there()) == 4
