@@ -24,6 +24,7 @@ from tacit.models.messages import Instruction
 from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import preparation_sums
+from tacit.models.training import TrainingDiverged
 from tacit.privacy.errors import RemoteProtocolError
 from tacit.privacy.randomness import Keystream, Randomness
 from tacit.privacy.secagg.layout import Layout as MaskedLayout
@@ -54,8 +55,23 @@ def protected_update(
     if noise.terms.unit == "example":
         state, result = train_examples(state, instruction, plan, noise, draws, holdings, bench)
         return state, result.delta.cpu().numpy()
-    state, result = train(state, instruction, plan, holdings, bench)
-    return state, noise.release(result.delta.cpu().numpy(), draws("noise"))
+    state, update = _bounded_update(state, instruction, plan, holdings, bench, layout.size)
+    return state, noise.release(update, draws("noise"))
+
+
+def _bounded_update(
+    state: AgentState, instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench, size: int
+) -> tuple[AgentState, NDArray[np.float32]]:
+    """Return an update that a promise to a client bounds: nothing where training diverged.
+
+    Whether it does depends on the rows. A client that said so instead would answer a question of the coordinator's,
+    who chooses weights and learning rate, without noise and as often as it is asked.
+    """
+    try:
+        state, result = train(state, instruction, plan, holdings, bench)
+    except TrainingDiverged:
+        return state, np.zeros(size, np.float32)
+    return state, result.delta.cpu().numpy()
 
 
 def masked_contribution(
@@ -89,8 +105,7 @@ def masked_contribution(
         if noise.terms.unit == "example":
             state, result = train_examples(state, instruction, plan, noise, draws, holdings, bench)
             return state, {UPDATE: check_reach(result.delta.cpu().numpy())}
-        state, result = train(state, instruction, plan, holdings, bench)
-        update = result.delta.cpu().numpy()
+        state, update = _bounded_update(state, instruction, plan, holdings, bench, layout.size)
         return state, noise.integers(update, offer.rotation_seed, draws("grid-rounding"), draws("noise"))
     _check_offer(offer, training_layout(layout.size, offer.cohort))
     by_examples = plan.recipe.strategy.weighting in ("auto", "examples")

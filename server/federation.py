@@ -257,7 +257,7 @@ class Coordinator:
                 stop=partial(self._asked_to_stop, name),
                 validate=purpose.validate,
                 initial=purpose.initial,
-                on_round=partial(self._after, recipe, enough),
+                on_round=partial(self._after, name, recipe, enough),
             ).execute()
             ledger = budget.facts() if budget is not None else None
             summary = purpose.release(kept, state, clients, time.perf_counter() - started, ledger)
@@ -289,7 +289,7 @@ class Coordinator:
             patience: seconds after which fewer will do, if rounds can be made of them.
             enough: the fewest of so many that rounds can be made of, for a run that has begun: it waits for these as
                 long as it takes. None for one that has not: it fails when the patience ends.
-            stop: asked again and again: why a run that has not begun is not to begin; empty to go on.
+            stop: asked again and again: why a run is to end, or not to begin; empty to go on.
 
         Raises:
             RunFailed: they did not come in time, or the run was stopped before it began.
@@ -303,7 +303,9 @@ class Coordinator:
             if there >= needed:
                 return there
             if asked := stop():
-                raise RunFailed(asked)
+                if enough is None:
+                    raise RunFailed(asked)
+                return there
             if time.monotonic() > begun + patience:
                 if enough is None:
                     raise RunFailed(f"{there} of {needed} clients were there after {patience:g} s")
@@ -337,7 +339,7 @@ class Coordinator:
     def _there(self) -> frozenset[str]:
         return frozenset(name for name, one in self.link.presence().items() if one.online)
 
-    def _after(self, recipe: Recipe, enough: Callable[[int], int], report: RoundReport) -> None:
+    def _after(self, name: str, recipe: Recipe, enough: Callable[[int], int], report: RoundReport) -> None:
         self.membership.bring(self.link)
         if report.committed:
             told = "  ".join(f"{name} {value:.4f}" for name, value in sorted(report.metrics.items()))
@@ -349,5 +351,8 @@ class Coordinator:
         for one in report.participants:
             if one.outcome != "reported":
                 _LOG.warning("round %-5d client %s: %s (%s)", report.number, one.client, one.outcome, one.reason)
-        if not report.committed:
-            self._gather(recipe, min(recipe.training.deadline_seconds, RECONNECT_SECONDS), enough)
+        over = report.committed and report.number == recipe.training.rounds
+        # A line that breaks for a moment takes everybody away at once; a round that finds nobody would end the run.
+        if not over and (not report.committed or len(self._there()) < recipe.secure_aggregation.min_cohort):
+            patience = min(recipe.training.deadline_seconds, RECONNECT_SECONDS)
+            self._gather(recipe, patience, enough, partial(self._asked_to_stop, name))

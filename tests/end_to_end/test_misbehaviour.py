@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tacit.client import contribution
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
 from tacit.models.training import TrainingDiverged
@@ -59,6 +60,26 @@ def test_a_client_that_fails_drops_out_before_it_masks_anything(
     member = federation.agents[6]._member
     assert member is not None and member._current is not None
     assert member._current.machine._vault is None and not member._owed
+
+
+def test_under_a_promise_nobody_sees_whose_training_diverged_and_it_costs_as_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    promise = [*ONE_ROUND, "privacy.unit=client", "privacy.noise_multiplier=1.0"]
+    train = contribution.train
+    diverged: list[str] = []
+
+    def diverging(state: Any, *given: Any) -> Any:
+        if state.client == "c04":
+            diverged.append(state.client)
+            raise TrainingDiverged("Alice, HIV")
+        return train(state, *given)
+
+    monkeypatch.setattr(contribution, "train", diverging)
+    federation = Masked(promise)
+    state = federation.execute()
+    assert diverged == ["c04"] and federation.outcomes(1)["c04"] == ("reported", "")
+    assert state.taken["c04"] == 1 and state.spent[0].survivors == 10
 
 
 def test_a_client_without_rows_drops_out_of_every_round_and_the_preparation() -> None:

@@ -20,6 +20,7 @@ from tacit.server.attempts import RunFailed
 from tacit.server.coordinator_directory import create
 from tacit.server.federation import LONGEST_NAME, TRIES, Coordinator, enqueue
 from tacit.server.kept_run import Stopped
+from tacit.server.reports import RoundReport
 from tacit.server.run_queue import FAILED, QUEUE, WAITS, ask_to_stop, is_to_stop
 from tacit.server.store import Store, open_store
 from tacit.server.store.errors import StoreUnavailable
@@ -238,3 +239,33 @@ def test_a_run_does_not_go_on_with_too_few_because_some_went_while_others_were_w
     waiting.link, waiting.until, waiting.pause = cast(Any, Link()), lambda: False, pause
     waiting._reconnect(parse_recipe(RECIPE), lambda most: most - 1, ("a", "e"))
     assert len(waiting._there()) == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "committed", "stopped", "waits"),
+    [(1, True, False, True), (1, False, False, True), (3, True, False, False), (1, True, True, False)],
+    ids=["between two rounds", "after a failed attempt", "after the last round", "asked to stop"],
+)
+def test_the_next_round_waits_for_members_that_a_broken_line_took_away(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, number: int, committed: bool, stopped: bool, waits: bool
+) -> None:
+    passed = 0.0  # seconds
+    working = hub.coordinator(lambda name: SUMMARY)
+
+    class Link:
+        """Nobody is there for ten minutes."""
+
+        def presence(self) -> dict[str, Any]:
+            return {name: SimpleNamespace(online=passed > 600) for name in "abcde"}
+
+    def pause(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(federation, "time", SimpleNamespace(monotonic=lambda: passed))
+    working.link, working.until, working.pause = cast(Any, Link()), lambda: False, pause
+    if stopped:
+        ask_to_stop(hub.path, "ward-1")
+    recipe = parse_recipe(RECIPE, ["training.rounds=3"])
+    working._after("ward-1", recipe, lambda most: most, RoundReport(number, 0, committed, "", 1.0, ()))
+    assert (passed > 600) == waits
