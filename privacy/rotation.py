@@ -32,20 +32,25 @@ def rotate(vector: NDArray[np.floating], seed: bytes) -> NDArray[np.float64]:
     Raises:
         PrivacyError: the vector is not one-dimensional or empty, or the seed does not have 32 bytes.
     """
-    rotated = _copied(vector)
+    rotated = _checked(vector).astype(np.float64)
     for window, signs in _windows(seed, rotated.size):
         rotated[window] *= signs
         _hadamard(rotated[window])
     return rotated
 
 
-def unrotate(rotated: NDArray[np.floating], seed: bytes) -> NDArray[np.float64]:
+def unrotate(rotated: NDArray[np.floating], seed: bytes, *, in_place: bool = False) -> NDArray[np.float64]:
     """Undo `rotate` for the same seed; sums of rotated vectors become sums of vectors.
+
+    Args:
+        rotated: shape `(n,)`.
+        seed: 32 bytes.
+        in_place: overwrite `rotated`, which is of float64, instead of copying it.
 
     Raises:
         PrivacyError: the vector is not one-dimensional or empty, or the seed does not have 32 bytes.
     """
-    vector = _copied(rotated)
+    vector = _checked(rotated).astype(np.float64, copy=not in_place)
     for window, signs in reversed(_windows(seed, vector.size)):
         _hadamard(vector[window])
         vector[window] *= signs
@@ -61,10 +66,10 @@ def coordinate_bound(l2_clip: float, dimension: int, log2_failure: float = -40.0
     return l2_clip * math.sqrt(2.0 * (math.log(2.0 * dimension) - log2_failure * math.log(2.0)) / window)
 
 
-def _copied(vector: NDArray[np.floating]) -> NDArray[np.float64]:
+def _checked(vector: NDArray[np.floating]) -> NDArray[np.floating]:
     if vector.ndim != 1 or not vector.size:
         raise PrivacyError(f"a rotation is of a vector with at least one coordinate, not of shape {vector.shape}")
-    return np.array(vector, dtype=np.float64)
+    return vector
 
 
 def _windows(seed: bytes, dimension: int) -> list[tuple[slice, NDArray[np.int8]]]:

@@ -155,7 +155,10 @@ def protected_result(noise: NoisePlan, sums: Mapping[str, NDArray[np.float64]], 
     """Return what a noised sum gives: over the survivors, or a fixed public number where their number stays secret."""
     over = noise.denominator or survivors
     unclipped = unclipped_fraction(float(sums[CLIP_BIT][0]), over) if noise.adapts else None
-    return TrainingResult((sums[UPDATE] / over).astype(np.float32), math.nan, unclipped)
+    mean = np.empty(sums[UPDATE].size, np.float32)
+    # Divided in float64 and rounded piece by piece: no second vector of float64 beside the sum.
+    np.divide(sums[UPDATE], over, out=mean, dtype=np.float64, casting="same_kind")
+    return TrainingResult(mean, math.nan, unclipped)
 
 
 @dataclass

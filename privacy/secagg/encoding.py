@@ -155,7 +155,7 @@ def decode(layout: Layout, total: NDArray[np.int32], rotation_seed: bytes) -> Su
             blocks[block.name] = np.array([value / unit for value in exact[block.name]], dtype=np.float64)
         else:
             real = total[span] / block.scale
-            blocks[block.name] = unrotate(real, rotation_seed) if block.rotated else real
+            blocks[block.name] = unrotate(real, rotation_seed, in_place=True) if block.rotated else real
     return Sum(MappingProxyType(blocks), MappingProxyType(exact))
 
 
@@ -173,7 +173,8 @@ def centre(total: Residues, bits: int) -> NDArray[np.int32]:
     """Return for each coordinate modulo 2^B the representative in `[-2^(B-1), 2^(B-1))`."""
     if bits == 16:
         return total.astype(np.uint16).view(np.int16).astype(np.int32)
-    return (total.astype(np.uint32) << (32 - bits)).view(np.int32) >> (32 - bits)
+    centred = np.left_shift(total, 32 - bits, dtype=np.uint32).view(np.int32)
+    return np.right_shift(centred, 32 - bits, out=centred)
 
 
 def packed_bytes(dimension: int, bits: int) -> int:
