@@ -204,7 +204,7 @@ def test_a_full_disk_during_a_checkpoint_loses_nothing(
         stopped = tacit("simulate", "tiny.toml", "--out", "small/full", *settings)
     assert stopped.code == 2
     assert stopped.err.splitlines()[-1].startswith("error: small/full/checkpoints/round-000006.safetensors: cannot be")
-    assert statuses() == ["failed"]
+    assert statuses() == ["interrupted"]  # it can go on when there is room
     assert committed(home / "tacit.db") == 1 + 5
     seed = (small_disk / "full/.run-seed").read_bytes()
     assert not list(small_disk.rglob("*.tmp"))
