@@ -41,6 +41,7 @@ from tacit.privacy.secagg.loopback import Loopback
 from tacit.server.budget import open_budget
 from tacit.server.checkpoints import Checkpoints
 from tacit.server.feasibility import check_network
+from tacit.server.phases import Phases
 from tacit.server.recorder import StoreRecorder
 from tacit.server.reports import RoundReport
 from tacit.server.run import Run
@@ -211,14 +212,16 @@ def measure(recipe: Recipe, *, idle: bool = True) -> Measured:
                 traffic.append((link.traffic.sent, link.traffic.received))
 
             before = memory_mb(peak=False)
+            # Kept and announced as a coordinator does it: what a round writes before it asks is part of what it takes.
             Run(
                 "run",
                 plan,
                 transport,
-                StoreRecorder(store, "run", Checkpoints(Path(folder, "checkpoints"))),
+                StoreRecorder(store, "run", Checkpoints(Path(folder, "checkpoints")), masking.memory),
                 DrawnCohorts("run", recipe.training, SeededRandomness(os.urandom(32))),
                 masking,
-                open_budget(store, recipe, "run", parameters, AGENTS, identity, repeatable=True),
+                open_budget(store, recipe, "run", parameters, AGENTS, identity),
+                phases=Phases(store, "run", Path(folder, "phases"), masking.memory),
                 on_round=after,
             ).execute()
             grown_mb = memory_mb(peak=True) - before
