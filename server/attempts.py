@@ -106,7 +106,7 @@ class Attempts:
         """Deliver the receipts that are still owed; whoever does not answer soon has one less."""
         if self.masking is None or not self.masking.owed:
             return
-        owed = tuple(client for client in self.transport.clients() if client in self.masking.owed)
+        owed = tuple(client for client in self.transport.clients() if self.masking.owes(client))
         if owed:
             exchanges = Receipts(Occasion(run, number, 0, b""), self.masking)
             deadline = min(self.training.deadline_seconds, RECEIPT_SECONDS)

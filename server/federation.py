@@ -222,7 +222,11 @@ class Coordinator:
             return dict(begun.summary)
         purpose = purpose_of(kept, begun)
         masking = Masking(
-            identity, frozenset({self.directory.authority.public_key}), recipe.secure_aggregation, self.randomness
+            identity,
+            frozenset({self.directory.authority.public_key}),
+            recipe.secure_aggregation,
+            self.randomness,
+            holder=self.membership.holder,
         )
         parameters, phases = check_network(purpose.plan), kept.phases(masking.memory)
         enough = partial(fewest_clients, recipe, masking, parameters)

@@ -29,6 +29,14 @@ from tacit.server.exchanges import Occasion
 MOST_DELIVERIES = 3  # of a receipt that its member never acknowledges
 
 
+@dataclass(frozen=True)
+class Debt:
+    """A receipt that was not delivered yet, and the public key of the member that it is for."""
+
+    key: bytes
+    receipt: bytes
+
+
 @dataclass(repr=False)
 class Masking:
     """A coordinator's part in all masked rounds of a run; it holds no secret of any member.
@@ -40,6 +48,8 @@ class Masking:
         randomness: where public rotation seeds come from.
         verify: how signatures are verified.
         now: seconds since 1970, for certificates.
+        holder: whose key a client's name stands for now, None if for nobody's: a name may change hands in the middle of
+            a run, and a receipt never goes to the next one who has it. None where names do not change hands.
         owed: the receipts that were not delivered yet, by client.
         last_receipt: digest of the last receipt of the run.
         charges: pairs of members one of whom sent a false share, over all rounds.
@@ -54,7 +64,8 @@ class Masking:
     randomness: Randomness
     verify: Verify = identities.verify
     now: Callable[[], float] = time.time
-    owed: MutableMapping[str, bytes] = field(default_factory=dict)
+    holder: Callable[[str], bytes | None] | None = None
+    owed: MutableMapping[str, Debt] = field(default_factory=dict)
     last_receipt: bytes = NO_DIGEST
     charges: set[tuple[str, str]] = field(default_factory=set)
     at_fault: set[str] = field(default_factory=set)
@@ -103,7 +114,7 @@ class Masking:
     def settle(self, server: ServerRound) -> None:
         """Owe every survivor of a finished round its receipt."""
         receipts = server.receipts()
-        self.owed.update(receipts)
+        self.owed.update({name: Debt(server.identity_key(name), receipt) for name, receipt in receipts.items()})
         for client in receipts:
             self._deliveries.pop(client, None)
         self.last_receipt = Receipt.decode(next(iter(receipts.values()))).digest
@@ -116,7 +127,7 @@ class Masking:
     def memory(self) -> dict[str, Any]:
         """Return what a new process must know to go on: debts and verdicts, as plain values; no secret is among it."""
         return {
-            "owed": {client: receipt.hex() for client, receipt in sorted(self.owed.items())},
+            "owed": {name: {"key": d.key.hex(), "receipt": d.receipt.hex()} for name, d in sorted(self.owed.items())},
             "deliveries": dict(sorted(self._deliveries.items())),
             "last_receipt": self.last_receipt.hex(),
             "charges": sorted(map(list, self.charges)),
@@ -127,10 +138,20 @@ class Masking:
         }
 
     def recall(self, memory: Mapping[str, Any]) -> None:
-        """Go on from what `memory` returned; an empty mapping changes nothing."""
+        """Go on from what `memory` returned; an empty mapping changes nothing.
+
+        Earlier versions kept no keys. What they owed to a name is owed to whoever has it now, and to nobody who gets it
+        later; if nobody has it, it is owed no longer.
+        """
         if not memory:
             return
-        self.owed.update({client: bytes.fromhex(receipt) for client, receipt in memory["owed"].items()})
+        for client, kept in memory["owed"].items():
+            if isinstance(kept, str):
+                key = b"" if self.holder is None else self.holder(client)
+                if key is not None:
+                    self.owed[client] = Debt(key, bytes.fromhex(kept))
+            else:
+                self.owed[client] = Debt(bytes.fromhex(kept["key"]), bytes.fromhex(kept["receipt"]))
         self._deliveries.update(memory["deliveries"])
         self.last_receipt = bytes.fromhex(memory["last_receipt"])
         self.charges |= {(dealer, holder) for dealer, holder in memory["charges"]}
@@ -138,24 +159,30 @@ class Masking:
         self._largest_cohort = max(self._largest_cohort, memory["largest_cohort"])
         self.acknowledged, self.given_up = memory["acknowledged"], memory["given_up"]
 
+    def owes(self, client: str) -> bool:
+        """Return whether whoever has a name now is owed a receipt."""
+        debt = self.owed.get(client)
+        return debt is not None and (self.holder is None or self.holder(client) == debt.key)
+
     def receipt_for(self, client: str) -> bytes:
         """Return the receipt to deliver to a client with whatever it is sent; empty if none is owed.
 
         One that is never acknowledged, as by a member that restarted and cannot check it, is given up in the end: a
         member must not be kept from all later rounds by one that it refuses.
         """
-        if client not in self.owed:
+        if not self.owes(client):
             return b""
         if self._deliveries[client] >= MOST_DELIVERIES:
             del self.owed[client], self._deliveries[client]
             self.given_up += 1
             return b""
         self._deliveries[client] += 1
-        return self.owed[client]
+        return self.owed[client].receipt
 
     def acknowledge(self, client: str) -> None:
         """Note that a client has taken what it was sent, its receipt included."""
-        if self._deliveries.pop(client, 0) and self.owed.pop(client, None) is not None:
+        if self._deliveries[client] and self.owes(client):
+            del self.owed[client], self._deliveries[client]
             self.acknowledged += 1
 
 

@@ -54,6 +54,7 @@ class Membership:
         self._registrar = registrar
         self._clock = clock
         self._admitted: dict[bytes, str] = {}
+        self._holders: dict[str, bytes] = {}
         self._revoked: set[bytes] = set()
         self._bringing = threading.Lock()
 
@@ -133,6 +134,10 @@ class Membership:
         """Return the certificates of all who may take part now, by name."""
         return taking_part(self._store.list_clients(), self.now())
 
+    def holder(self, name: str) -> bytes | None:
+        """Return the key that was let in at the fleet port under a name, None if none was."""
+        return self._holders.get(name)
+
     def bring(self, fleet: Fleet) -> None:
         """Let in at the fleet port who may take part now, and turn away who was revoked or has left.
 
@@ -146,6 +151,7 @@ class Membership:
             for client in clients:
                 # Also those that this process never let in: the port may remember them from an earlier one.
                 if client.state == "revoked" and client.public_key not in self._revoked:
+                    self._free_name(client.public_key)
                     fleet.revoke(client.public_key)
                     self._revoked.add(client.public_key)
                     self._admitted.pop(client.public_key, None)
@@ -154,6 +160,7 @@ class Membership:
                 elif self._admitted.get(client.public_key, client.name) != client.name or (
                     client.state == "left" and client.public_key in self._admitted
                 ):
+                    self._free_name(client.public_key)
                     fleet.dismiss(client.public_key)
                     del self._admitted[client.public_key]
             for client in clients:
@@ -167,6 +174,11 @@ class Membership:
             _LOG.warning("%s", error)
             return
         self._admitted[client.public_key] = client.name
+        self._holders[client.name] = client.public_key
+
+    def _free_name(self, public_key: bytes) -> None:
+        """Forget who had a name, before anybody else can get it at the port."""
+        self._holders.pop(self._admitted.get(public_key, ""), None)
 
 
 def invite(

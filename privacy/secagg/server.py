@@ -303,6 +303,11 @@ class ServerRound:
             raise LocalProtocolError(f"there is no sum ({self.phase.name.lower()})")
         return self._aggregate
 
+    def identity_key(self, client: str) -> bytes:
+        """Return the key that a member signs with, which its certificate binds to its name."""
+        members = self._members()
+        return members.identity_key(members.positions[client])
+
     def receipts(self) -> dict[str, bytes]:
         """Return the receipt of every survivor, to be sent at its next contact of any kind.
 

@@ -1,14 +1,19 @@
 """Receipts of masked rounds: each survivor gets its own, checks it, and keeps nothing else."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from tacit.client.consent import Consent
+from tacit.client.journal import AgentJournal
 from tacit.client.masked import MOST_OWED
 from tacit.models.messages import Instruction, Reply
+from tacit.privacy.identity import Identity
 from tacit.server.attempts import RunFailed
+from tacit.server.reports import RoundReport
 
 from .masked import ONE_ROUND, Handler, Masked, Memory, flipped, honest, silent
 
@@ -94,6 +99,43 @@ def test_a_client_that_forgot_everything_in_a_restart_takes_part_in_the_very_nex
     assert federation.masking is not None and federation.masking.given_up == 0
     # The receipt of round 1 cannot be checked any more; those of rounds 2 and 3 are.
     assert federation.agents[4].receipts_checked == 2
+
+
+def test_somebody_new_under_the_name_of_one_who_left_gets_no_receipt_of_its_and_takes_part_at_once() -> None:
+    """With a ledger at stake: the receipt of a round that it never paid for would say that its ledger was cut."""
+    federation = Masked(["training.rounds=3", "privacy.unit=client", "privacy.noise_multiplier=1.0"])
+    assert federation.masking is not None
+    node, (authority, newcomer) = 4, (Identity.generate(federation.randomness, name) for name in ("authority", "new"))
+    agent = federation.agents[node]
+    assert agent._member is not None
+    holders = {name: federation.agents[at]._member.membership for at, name in federation.names.items()}  # type: ignore[union-attr]
+    federation.masking.holder = lambda name: holders[name].certificate.subject_key
+
+    def change_hands(report: RoundReport) -> None:
+        if report.number == 1:
+            kept = holders["c02"]
+            certificate = replace(
+                kept.certificate, subject_key=newcomer.public_key, organisation_key=newcomer.public_key
+            )
+            journal = AgentJournal.in_memory(newcomer)
+            assert isinstance(kept.consent, Consent)
+            consent = Consent(
+                journal, "c02", agent.bench, policy=None, budgets=kept.consent.budgets, now=time.time, hypothetical=True
+            )
+            holders["c02"] = replace(
+                kept,
+                identity=newcomer,
+                certificate=certificate.endorsed(newcomer).certified(authority),
+                journal=consent,
+                consent=consent,
+            )
+            agent.join(holders["c02"])
+
+    federation.execute(on_round=change_hands)
+    assert [federation.outcomes(number)["c02"] for number in (1, 2, 3)] == [("reported", "")] * 3
+    # Its own two; the one of round 1 is owed to a key that nobody has.
+    assert agent.receipts_checked == 2
+    assert (federation.masking.given_up, federation.masking.acknowledged) == (0, 10 * 4 - 1)
 
 
 def test_an_answer_that_is_lost_on_its_way_costs_one_round_and_no_receipt() -> None:

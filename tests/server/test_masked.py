@@ -1,5 +1,6 @@
 """A coordinator's part in masked rounds: what it offers, whom it asks again, what it owes, and what it says of it."""
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -25,12 +26,13 @@ from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.receipt import Receipt
 from tacit.server.exchanges import Occasion
 from tacit.server.masked import MaskedTraining, inputs_left
-from tacit.server.masking import MOST_DELIVERIES, Masking, Receipts, aggregation_facts
+from tacit.server.masking import MOST_DELIVERIES, Debt, Masking, Receipts, aggregation_facts
 from tacit.server.rounds import Participant, RoundAborted
 from tacit.server.secure_sum import ElidedSum, masked_sum
 
 NAMES = tuple(f"m{at:02d}" for at in range(10))
 PARTIES = Loopback.generate(NAMES, SeededRandomness(b"p" * 32), verify=VerifiedSignatures())
+KEYS = {name: PARTIES.certificates[name].subject_key for name in NAMES}
 MODEL = {"vector": np.zeros(4, np.float32)}
 AT = Occasion("run", 1, 0, b"plan")
 
@@ -317,9 +319,9 @@ def test_receipts_are_owed_to_the_survivors_and_chained() -> None:
 
 def test_a_receipt_that_is_never_taken_is_given_up_and_a_new_one_is_not() -> None:
     part = masking()
-    part.owed.update({"m00": b"one", "m01": b"other"})
+    part.owed.update({"m00": Debt(KEYS["m00"], b"one"), "m01": Debt(KEYS["m01"], b"other")})
     assert [part.receipt_for("m00") for _ in range(MOST_DELIVERIES + 2)] == [b"one"] * MOST_DELIVERIES + [b""] * 2
-    assert (part.given_up, part.acknowledged, dict(part.owed)) == (1, 0, {"m01": b"other"})
+    assert (part.given_up, part.acknowledged, dict(part.owed)) == (1, 0, {"m01": Debt(KEYS["m01"], b"other")})
     members = Members()
     members.run(MaskedTraining(AT, MODEL, NAMES, part))
     assert set(part.owed) == set(NAMES)
@@ -329,13 +331,54 @@ def test_a_receipt_that_is_never_taken_is_given_up_and_a_new_one_is_not() -> Non
 def test_only_what_was_delivered_can_be_acknowledged() -> None:
     part = masking()
     part.acknowledge("m00")
-    part.owed["m00"] = b"receipt"
+    part.owed["m00"] = Debt(KEYS["m00"], b"receipt")
     part.acknowledge("m00")
     assert part.acknowledged == 0 and part.owed
     delivery = Receipts(AT, part)
     assert delivery.request(0, "m00").receipt == b"receipt"
     delivery.accept(0, "m00", Reply())
     assert part.acknowledged == 1 and not part.owed and delivery.close(0, ("m00",)) == ()
+
+
+def test_a_receipt_is_owed_to_a_key_and_never_to_the_next_one_who_has_its_members_name() -> None:
+    part, holders = masking(), dict(KEYS)
+    part.holder = holders.get
+    Members().run(MaskedTraining(AT, MODEL, NAMES, part))
+    assert {name: debt.key for name, debt in part.owed.items()} == KEYS
+    assert part.receipt_for("m00") and part.receipt_for("m01")
+    holders["m00"] = PARTIES.coordinator.public_key  # somebody else is enrolled under the name
+    del holders["m01"]
+    assert not part.owes("m00") and not part.owes("m01")
+    assert part.receipt_for("m00") == part.receipt_for("m01") == b""
+    part.acknowledge("m00")  # of an offer without a receipt
+    assert part.acknowledged == part.given_up == 0
+    # Whoever comes back under its name has missed nothing.
+    holders.update(KEYS)
+    assert Receipt.decode(part.receipt_for("m00")).client == "m00"
+    part.acknowledge("m00")
+    assert part.acknowledged == 1 and "m00" not in part.owed
+
+
+def test_a_new_process_owes_to_the_same_keys() -> None:
+    part, again = masking(), masking()
+    Members().run(MaskedTraining(AT, MODEL, NAMES, part))
+    again.recall(json.loads(json.dumps(part.memory())))
+    assert again.owed == part.owed and again.memory() == part.memory()
+
+
+def test_what_an_earlier_version_owed_to_a_name_is_owed_to_whoever_has_it_when_it_is_read() -> None:
+    part, again = masking(), masking()
+    Members().run(MaskedTraining(AT, MODEL, NAMES, part))
+    earlier = part.memory() | {"owed": {name: debt.receipt.hex() for name, debt in part.owed.items()}}
+    holders = {name: key for name, key in KEYS.items() if name != "m01"}
+    again.holder = holders.get
+    again.recall(earlier)
+    assert again.owed == {name: debt for name, debt in part.owed.items() if name != "m01"}
+    holders["m00"] = PARTIES.coordinator.public_key
+    assert not again.owes("m00") and again.owes("m02")
+    by_name = masking()
+    by_name.recall(earlier)
+    assert all(by_name.receipt_for(name) == part.owed[name].receipt for name in NAMES)
 
 
 def test_charges_add_up_over_rounds_until_nobody_else_can_have_lied() -> None:

@@ -87,6 +87,28 @@ def test_a_revoked_member_leaves_before_somebody_new_gets_its_name(store: Store)
     assert list(port.names) == [Identity(bytes([2]) * 32).public_key]
 
 
+def test_a_name_is_nobodys_while_it_changes_hands(store: Store) -> None:
+    first = enrolled(store, "north", 1)
+    membership = Membership(store, REGISTRAR, lambda: NOW)
+    seen: list[bytes | None] = []
+
+    class Watched(Port):
+        def admit(self, public_key: bytes, name: str) -> int:
+            seen.append(membership.holder(name))
+            return super().admit(public_key, name)
+
+    port = Watched()
+    membership.bring(port)
+    assert membership.holder("north") == first.subject_key and membership.holder("south") is None
+    membership.leave(leaving(first))
+    second = enrolled(store, "north", 2)
+    membership.bring(port)
+    assert membership.holder("north") == second.subject_key and seen == [None, None]
+    store.revoke_member("north")
+    membership.bring(port)
+    assert membership.holder("north") is None
+
+
 def test_a_member_that_was_revoked_before_the_start_is_told_to_the_port_too(store: Store) -> None:
     enrolled(store, "north", 1)
     store.revoke_member("north")
