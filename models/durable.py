@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,11 +12,16 @@ from tacit.models.errors import InputError
 
 
 def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Write `data` to `path`, replacing what was there in one step.
+    """Write `data` to `path`, replacing what was there in one step; see `write_pieces`."""
+    write_pieces(path, (data,), private=private)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, private: bool = False) -> None:
+    """Write `pieces` to `path`, one after the other, replacing what was there in one step.
 
     Args:
         path: the file.
-        data: what it holds afterwards.
+        pieces: what it holds afterwards; an error that one of them raises leaves the earlier file, too.
         private: nobody but its owner may read it.
 
     Raises:
@@ -24,7 +29,7 @@ def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        _write_and_flush(temporary, data, private)
+        _write_and_flush(temporary, pieces, private)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -51,7 +56,7 @@ def write_directory(path: Path, files: Mapping[str, bytes], *, private: bool = F
     try:
         temporary.mkdir(mode=0o700 if private else 0o777)
         for name, data in files.items():
-            _write_and_flush(temporary / name, data, private)
+            _write_and_flush(temporary / name, (data,), private)
         _flush_directory(temporary)
         os.rename(temporary, path)
     except BaseException:
@@ -60,10 +65,11 @@ def write_directory(path: Path, files: Mapping[str, bytes], *, private: bool = F
     _flush_directory(path.parent)
 
 
-def _write_and_flush(path: Path, data: bytes, private: bool) -> None:
+def _write_and_flush(path: Path, pieces: Iterable[bytes | memoryview], private: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 

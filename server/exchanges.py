@@ -151,14 +151,18 @@ class ProtectedTraining:
         return protected_result(self.noise, sums, self._sum.contributions)
 
 
-def protected_result(noise: NoisePlan, sums: Mapping[str, NDArray[np.float64]], survivors: int) -> TrainingResult:
+def protected_result(noise: NoisePlan, sums: Mapping[str, NDArray[np.floating]], survivors: int) -> TrainingResult:
     """Return what a noised sum gives: over the survivors, or a fixed public number where their number stays secret."""
     over = noise.denominator or survivors
     unclipped = unclipped_fraction(float(sums[CLIP_BIT][0]), over) if noise.adapts else None
-    mean = np.empty(sums[UPDATE].size, np.float32)
-    # Divided in float64 and rounded piece by piece: no second vector of float64 beside the sum.
-    np.divide(sums[UPDATE], over, out=mean, dtype=np.float64, casting="same_kind")
-    return TrainingResult(mean, math.nan, unclipped)
+    return TrainingResult(mean_of(sums[UPDATE], over), math.nan, unclipped)
+
+
+def mean_of(total: NDArray[np.floating], weight: float) -> NDArray[np.float32]:
+    """Return a sum divided by a weight, where it lies if it is of float32; no second vector of float64 is made."""
+    mean = total if total.dtype == np.float32 else np.empty(total.size, np.float32)
+    np.divide(total, weight, out=mean, dtype=np.float64, casting="same_kind")
+    return mean
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan
 from tacit.privacy.randomness import Keystream
 from tacit.privacy.secagg.policy import ROUND_OVER
-from tacit.server.exchanges import Occasion, TrainingResult, protected_result
+from tacit.server.exchanges import Occasion, TrainingResult, mean_of, protected_result
 from tacit.server.masking import Masking
 from tacit.server.rounds import Participant
 from tacit.server.secure_sum import AFTER_MASK, SecureSum, masked_sum
@@ -86,12 +86,12 @@ class MaskedTraining(MaskedRound):
         super().__init__(masked_sum(at, arrays, layout, clients, masking, snapshot=snapshot, wanted=wanted))
 
     def result(self) -> TrainingResult:
-        """Return the weighted means of updates and losses, from the sums."""
-        blocks = self.sum.aggregate.blocks
+        """Return the weighted means of updates and losses; call it once, as the sum is divided where it lies."""
+        blocks = self.sum.aggregate.give_away()
         weight = float(blocks[WEIGHT][0])
         if weight <= 0:
             raise ZeroDivisionError("the mean of contributions without weight does not exist")
-        return TrainingResult((blocks[UPDATE] / weight).astype(np.float32), float(blocks[METRICS][0]) / weight)
+        return TrainingResult(mean_of(blocks[UPDATE], weight), float(blocks[METRICS][0]) / weight)
 
 
 class NoisedTraining(MaskedRound):
@@ -129,7 +129,11 @@ class NoisedTraining(MaskedRound):
     def result(self) -> TrainingResult:
         """Return the mean update; there is no loss. Call it once: its noise is drawn here."""
         total = self.sum.aggregate
-        return protected_result(self.noise, self.noise.central(total.blocks, self._words), len(total.survivors))
+        if self.noise.terms.place == "central":
+            sums: Mapping[str, NDArray[np.floating]] = self.noise.central(total.blocks, self._words)
+        else:  # the noise is in it already: whatever is done with it now costs no privacy
+            sums = total.give_away()
+        return protected_result(self.noise, sums, len(total.survivors))
 
 
 class MaskedPreparation(MaskedRound):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from tacit.models.durable import write_file
+from tacit.models.durable import write_pieces
 from tacit.models.errors import InputError, Unwritable
 from tacit.server.rounds import Participant, RoundProgress
 from tacit.server.store import Store
 from tacit.server.store.records import CheckpointRef, PhaseRecord
+
+Pieces: TypeAlias = Iterable[bytes | memoryview]
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,20 @@ class Phases:
         self._directory = directory
         self._memory = memory
 
-    def announce(self, number: int, attempt: int, exchange: str, progress: RoundProgress, snapshot: bytes) -> None:
-        """Keep that an exchange is about to be asked for.
+    def announce(self, number: int, attempt: int, exchange: str, progress: RoundProgress, snapshot: Pieces) -> None:
+        """Keep that an exchange is about to be asked for; `snapshot` is where the exchanges stand, in pieces.
 
         Raises:
             Unwritable: the disk is full, or cannot be written to.
             StoreUnavailable: the database cannot be reached.
         """
-        path = self._directory / f"{number:06d}-{attempt:03d}-{progress.exchange}.bin"
+        path, digest = self._directory / f"{number:06d}-{attempt:03d}-{progress.exchange}.bin", hashlib.sha256()
         try:
             self._directory.mkdir(exist_ok=True)
-            write_file(path, snapshot, private=True)
+            write_pieces(path, _hashed(snapshot, digest), private=True)
         except OSError as error:
             raise Unwritable(f"cannot be written ({error.strerror})", where=str(path)) from None
-        kept = CheckpointRef(path.name, hashlib.sha256(snapshot).hexdigest())
+        kept = CheckpointRef(path.name, digest.hexdigest())
         self._store.announce_phase(
             self._run, PhaseRecord(number, attempt, exchange, _plain(progress), kept, self._memory())
         )
@@ -100,6 +102,12 @@ class Phases:
         """Return whom the exchange that is open asks; nobody if none is."""
         phase = self._store.phase(self._run)
         return tuple(phase.progress["asked"]) if phase is not None and phase.exchange else ()
+
+
+def _hashed(pieces: Pieces, digest: hashlib._Hash) -> Iterator[bytes | memoryview]:
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
 
 
 def _plain(progress: RoundProgress) -> dict[str, Any]:

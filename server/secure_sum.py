@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, Self
 
@@ -42,8 +42,8 @@ class SecureSum(Protocol):
         """Return the sum."""
         ...
 
-    def snapshot(self) -> bytes:
-        """Return what must be kept before the requests of an exchange are sent; empty if it cannot be gone on with."""
+    def snapshot(self) -> Iterable[bytes | memoryview]:
+        """Return, in pieces, what must be kept before an exchange is asked for; none if it cannot be gone on with."""
         ...
 
     @property
@@ -130,9 +130,9 @@ class MaskedSum:
         found._inputs_may_have_left = found._server.phase.value >= Phase.MASK.value
         return found
 
-    def snapshot(self) -> bytes:
-        """Return what must be kept before the requests of an exchange are sent."""
-        return self._server.snapshot()
+    def snapshot(self) -> Iterable[bytes | memoryview]:
+        """Return, in pieces, what must be kept before the requests of an exchange are sent."""
+        return self._server.snapshot_pieces()
 
     @property
     def offer_digest(self) -> bytes:
@@ -218,9 +218,9 @@ class ElidedSum:
         """Return the sum over those that answered."""
         return self._round.result()
 
-    def snapshot(self) -> bytes:
+    def snapshot(self) -> Iterable[bytes | memoryview]:
         """Return nothing: a simulation repeats the attempt."""
-        return b""
+        return ()
 
     @property
     def may_retry(self) -> frozenset[str] | None:

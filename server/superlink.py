@@ -195,7 +195,14 @@ class SuperLink:
 
     def transport(self, grid: FleetGrid, pause: Callable[[float], None] | None = None) -> GridTransport:
         """Return the round engine's way to the agents over a grid; `pause` is called while nothing has arrived."""
-        return GridTransport(grid, names=self._names, pause=pause or grid.wait, forget=grid.discard, by_name=True)
+        return GridTransport(
+            grid,
+            names=self._names,
+            pause=pause or grid.wait,
+            forget=grid.discard,
+            by_name=True,
+            share_memory=True,  # the grid copies what it takes
+        )
 
     def start(self) -> None:
         """Listen, and return when requests are answered.

@@ -73,4 +73,4 @@ class ElidedRound:
             raise LocalProtocolError(
                 f"{len(self._survivors)} are in the sum, at least {self._offer.min_survivors} must be"
             )
-        return Aggregate.of(self._offer, self._total, tuple(sorted(self._survivors)))
+        return Aggregate(self._offer, self._total, tuple(sorted(self._survivors)))

@@ -151,12 +151,39 @@ def decode(layout: Layout, total: NDArray[np.int32], rotation_seed: bytes) -> Su
     for block, span in layout.spans():
         if isinstance(block, WideBlock):
             exact[block.name] = join_limbs(block, total[span])
-            unit = 1 << block.fraction_bits
-            blocks[block.name] = np.array([value / unit for value in exact[block.name]], dtype=np.float64)
-        else:
-            real = total[span] / block.scale
-            blocks[block.name] = unrotate(real, rotation_seed, in_place=True) if block.rotated else real
+        blocks[block.name] = _values(block, total[span])
+        if isinstance(block, Block) and block.rotated:
+            unrotate(blocks[block.name], rotation_seed)
     return Sum(MappingProxyType(blocks), MappingProxyType(exact))
+
+
+def decode_over(layout: Layout, total: Residues, bits: int, rotation_seed: bytes) -> Mapping[str, NDArray[np.floating]]:
+    """Return the sums of every block from the sum modulo 2^B, in the memory of that sum, which is gone afterwards.
+
+    Rotated blocks come as float32 (`unrotate` has by how much that is off), all others as `decode` has them.
+    So a model's sum needs no more memory than before it was decoded. Only for what is rounded to float32 anyway, and
+    never before noise is added: noise is measured against how far two sums can be apart, which rounding changes.
+    """
+    blocks: dict[str, NDArray[np.floating]] = {}
+    for block, span in layout.spans():
+        part = total[span]
+        if isinstance(block, WideBlock) or not block.rotated:
+            blocks[block.name] = _values(block, centre(part, bits))
+            continue
+        real = part.view(np.float32) if part.itemsize == 4 else np.empty(part.size, dtype=np.float32)
+        for piece in _chunks(part.size):
+            real[piece] = centre(part[piece], bits) / block.scale
+        unrotate(real, rotation_seed)
+        blocks[block.name] = real
+    return MappingProxyType(blocks)
+
+
+def _values(block: Block | WideBlock, total: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the sums of a block's values as they are before a rotation is undone, shape `(size,)`."""
+    if not isinstance(block, WideBlock):
+        return total / block.scale
+    unit = 1 << block.fraction_bits
+    return np.array([value / unit for value in join_limbs(block, total)], dtype=np.float64)
 
 
 def zeros(dimension: int, bits: int) -> Residues:
@@ -196,6 +223,15 @@ def pack(total: Residues, bits: int) -> NDArray[np.uint8]:
         np.copyto(lower[span], total[span], casting="unsafe")
         np.right_shift(total[span], 16, out=upper[span], casting="unsafe")
     return packed
+
+
+def packed_pieces(total: Residues, bits: int) -> Iterator[memoryview]:
+    """Yield what `pack` returns, a piece at a time: nothing of the vector's size is made."""
+    if bits != 24:
+        yield from (pack(total[span], bits).data for span in _chunks(total.size))
+        return
+    yield from (total[span].astype("<u2").view(np.uint8).data for span in _chunks(total.size))
+    yield from (np.right_shift(total[span], 16).astype(np.uint8).data for span in _chunks(total.size))
 
 
 def add_packed(total: Residues, packed: NDArray[np.uint8], bits: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tacit.privacy.codec import Message, Reader, Writer
 from tacit.privacy.secagg.blame import Charges
-from tacit.privacy.secagg.encoding import Residues, pack, packed_bytes, unpack, zeros
+from tacit.privacy.secagg.encoding import Residues, pack, packed_bytes, packed_pieces, unpack, zeros
 from tacit.privacy.secagg.messages import Advertise, MaskedInput, Shares
 from tacit.privacy.secagg.offer import MAX_MEMBERS, Offer
 from tacit.privacy.secagg.unmasking import UnmaskShares
@@ -79,8 +80,22 @@ class Progress(Message):
         """Return the state before anybody has answered."""
         return cls(offer, clients, zeros(offer.dimension, offer.bits))
 
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yield the encoding a piece at a time; all but the vector at the end of it is one piece."""
+        out = Writer().u8(self.TAG)
+        self._write_all_but_the_total(out)
+        yield out.getvalue()
+        # Before the first input there is nothing in it: a phase costs the disk no vector then.
+        if self.inputs:
+            yield from packed_pieces(self.total, self.offer.bits)
+
     def write(self, out: Writer) -> None:
         """Append every field."""
+        self._write_all_but_the_total(out)
+        if self.inputs:
+            out.fixed(pack(self.total, self.offer.bits).tobytes())
+
+    def _write_all_but_the_total(self, out: Writer) -> None:
         out.blob(self.offer.encode()).list(self.clients, out.text)
         out.u8(self.phase.value).text(self.abort_reason[:_REASON_LIMIT])
         out.list(sorted(self.dropped.items()), lambda item: out.text(item[0]).text(item[1][: _REASON_LIMIT // 4]))
@@ -93,8 +108,6 @@ class Progress(Message):
             out.list(tuple(messages.values()), lambda message: out.blob(message.encode()))
         out.indices(self.holders).indices(self.survivors)
         out.list(sorted(self.signatures.items()), lambda item: out.u16(item[0]).fixed(item[1]))
-        # Before the first input there is nothing in it: a phase costs the disk no vector then.
-        out.fixed(pack(self.total, self.offer.bits).tobytes() if self.inputs else b"")
 
     @classmethod
     def read(cls, source: Reader) -> Progress:

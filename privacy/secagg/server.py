@@ -20,7 +20,7 @@ After Bonawitz et al. 2017 (ePrint 2017/281), figure 4; the phases are the paper
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Self
 
 import numpy as np
@@ -130,12 +130,26 @@ class ServerRound:
                 pass
         server._audience = phases.audience(state, server._membership)
         if state.phase is Phase.DONE:
-            server._aggregate = Aggregate.of(state.offer, state.total, server.survivors)
+            server._aggregate = Aggregate(state.offer, state.total, server.survivors)
         return server
 
     def snapshot(self) -> bytes:
-        """Return everything that must survive a crash; it holds no secret of any member."""
-        return self._state.encode()
+        """Return everything that must survive a crash; it holds no secret of any member.
+
+        Raises:
+            LocalProtocolError: the sum was given away.
+        """
+        return b"".join(self.snapshot_pieces())
+
+    def snapshot_pieces(self) -> Iterator[bytes | memoryview]:
+        """Yield the snapshot a piece at a time: the vector in it is as large as the model.
+
+        Raises:
+            LocalProtocolError: the sum was given away.
+        """
+        if self._aggregate is not None and self._aggregate.given_away:
+            raise LocalProtocolError("the sum was given away")
+        return self._state.pieces()
 
     @property
     def phase(self) -> Phase:
@@ -270,7 +284,7 @@ class ServerRound:
                     phases.close_sign(state, self._members())
                 case Phase.UNMASK:
                     phases.close_unmask(state, self._members(), self._threads)
-                    self._aggregate = Aggregate.of(self.offer, state.total, self.survivors)
+                    self._aggregate = Aggregate(self.offer, state.total, self.survivors)
                 case _:
                     raise LocalProtocolError(f"the attempt is {self.phase.name.lower()}")
         except phases.Abort as reason:

@@ -49,6 +49,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
             url = _without_tls(hub.settings.host, hub.settings.port)
         began = now()
         # Imported here: PyTorch and Flower take seconds, and a second coordinator hears at once that it is one.
+        from tacit.server.allocator import return_large_blocks
         from tacit.server.enrolment_routes import EnrolmentRoutes
         from tacit.server.federation import Coordinator
         from tacit.server.membership import Membership
@@ -56,6 +57,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
         from tacit.server.roll import Roll
         from tacit.server.superlink import SuperLink, TlsFiles
 
+        return_large_blocks()
         membership, roll = Membership(store, hub.registrar), Roll(store)
         link: SuperLink
 

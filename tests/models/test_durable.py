@@ -2,11 +2,12 @@
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tacit.models.durable import write_directory, write_file
+from tacit.models.durable import write_directory, write_file, write_pieces
 from tacit.models.errors import InputError
 
 
@@ -86,3 +87,16 @@ def test_what_is_private_is_so_from_the_first_byte_whatever_the_process_masks(tm
 
 def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_pieces_are_written_one_after_the_other_and_one_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half of"
+        raise ValueError("the rest is missing")
+
+    path = tmp_path / "kept"
+    write_pieces(path, iter([b"one ", memoryview(b"two")]), private=True)
+    assert path.read_bytes() == b"one two" and path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ValueError, match="missing"):
+        write_pieces(path, broken())
+    assert path.read_bytes() == b"one two" and list(tmp_path.iterdir()) == [path]

@@ -16,6 +16,7 @@ from tacit.privacy.secagg.encoding import (
     add_packed,
     centre,
     decode,
+    decode_over,
     encode,
     join_limbs,
     pack,
@@ -207,6 +208,32 @@ def test_a_rotated_block_is_flattened_before_and_restored_after():
     prepared = prepare(layout, {"x": spike}, seed)
     np.testing.assert_array_equal(prepared, np.clip(rotate(spike, seed), -1, 1) * 1e6)
     assert np.all(np.abs(integers - prepared) < 1)
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_a_sum_that_is_decoded_where_it_lies_is_the_same_but_for_float32_of_what_was_rotated(bits):
+    layout = Layout(
+        (Block("update", 1000, 8.0, 1.0, rotated=True), Block("loss", 2, 8.0, 1.0), WideBlock("rows", 2, 4, 2))
+    )
+    integers = np.random.default_rng(bits).integers(-(2 ** (bits - 2)), 2 ** (bits - 2), layout.dimension)
+    integers = integers.astype(np.int32)
+    expected = decode(layout, integers, SEED).blocks
+    found = decode_over(layout, reduce(integers, bits), bits, SEED)
+    assert {name: values.dtype for name, values in found.items()} == {
+        "update": np.float32,
+        "loss": np.float64,
+        "rows": np.float64,
+    }
+    for name in ("loss", "rows"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    off = np.linalg.norm(found["update"] - expected["update"])
+    assert off <= 5.1 * 2.0**-24 * np.linalg.norm(expected["update"])
+
+
+def test_a_sum_of_32_bit_words_is_decoded_in_its_own_memory():
+    layout = Layout((Block("update", 1000, 8.0, 1.0, rotated=True),))
+    total = zeros(1000, 24)
+    assert np.shares_memory(decode_over(layout, total, 24, SEED)["update"], total)
 
 
 def test_wide_blocks_have_no_form_for_noise():

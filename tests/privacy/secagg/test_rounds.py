@@ -243,6 +243,29 @@ def test_a_coordinator_that_was_killed_goes_on_where_it_was(scene, phase):
     assert again.receipts() == here.server.receipts()
 
 
+def test_a_sum_that_was_given_away_is_in_no_snapshot_and_is_not_given_twice(scene):
+    here = scene(5)
+    assert here.run() is Phase.DONE
+    result = here.server.result()
+    digest, expected = result.digest, result.blocks
+    given = result.give_away()
+    assert given.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(given[name], values, rtol=1e-6, atol=1e-6 * np.linalg.norm(values))
+    for call in (here.server.snapshot, result.give_away, lambda: result.integers):
+        with pytest.raises(LocalProtocolError, match="given away"):
+            call()
+    assert result.digest == digest and set(here.server.receipts()) == set(result.survivors)
+
+
+def test_a_snapshot_in_pieces_is_the_snapshot(scene):
+    here = scene(5)
+    while here.server.phase is not Phase.DONE:
+        pieces = b"".join(here.server.snapshot_pieces())
+        assert pieces == here.server.snapshot() == here.server._state.encode()
+        here.exchange()
+
+
 def test_a_snapshot_can_be_taken_after_every_single_answer(scene):
     here = scene(5)
     while here.server.phase is not Phase.DONE:
