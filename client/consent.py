@@ -2,7 +2,7 @@
 
 Between the policy, which says no, the ledger, which says what is left, and the protocol's machine, which remembers what
 left: the one place that knows all three. A reservation is on disk before an input leaves; it is spent at the number of
-survivors that was signed, at the fewest where none was, and given back only where nothing left.
+survivors that t signatures prove, at the fewest where they do not, and given back only where nothing left.
 """
 
 from __future__ import annotations
@@ -162,9 +162,9 @@ class Consent:
         return noise
 
     def _check_room(self, instruction: Instruction) -> None:
-        vector = instruction.arrays.get("vector")
-        if vector is not None and not self.bench.lent.has_room(int(vector.size)):
-            text = f"a vector of {int(vector.size)} does not fit into the memory that its owner lends"
+        size = broadcast.size_of(instruction.arrays)
+        if size is not None and not self.bench.lent.has_room(size):
+            text = f"a vector of {size} does not fit into the memory that its owner lends"
             raise PolicyRefusal(Refuse("memory-limit", text))
 
     def _check_running(self) -> None:
@@ -246,8 +246,9 @@ class Consent:
         return anchor
 
     def spend(self, key: AttemptKey, survivors: int | None = None) -> None:
-        """Settle a reservation at a number of survivors, or as it was made; without one, nothing happens."""
-        if (open_ := self._open.get(key)) is None:
+        """Settle a reservation at a number of survivors, or as it was made, once; without one, nothing happens."""
+        open_ = self._open.get(key)
+        if open_ is None or open_.entry.key not in open_.ledger.state.waiting:
             return
         least = open_.plan.min_survivors
         event = None if survivors is None or survivors < least else ledger_event(open_.plan, survivors)
@@ -345,9 +346,8 @@ class Consent:
         self.journal.record_contribution(run, round)
 
     def record_survivors(self, run: str, round: int, attempt: int, digest: bytes, survivors: int) -> None:
-        """Remember the survivors that are about to be signed, and spend what the round costs with so many."""
+        """Remember the survivors that are about to be signed."""
         self.journal.record_survivors(run, round, attempt, digest, survivors)
-        self.spend((run, round, attempt), survivors)
 
     def _noise(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> NoisePlan | None:
         """Return the promise of a round that asks for an update; None where there is none."""

@@ -12,11 +12,11 @@ from tacit.models.contributions import (
     COUNTS,
     UPDATE,
     asks_for_statistics,
-    check_reach,
     preparation_layout,
     preparation_values,
     training_layout,
     training_values,
+    within_reach,
 )
 from tacit.models.evaluation_only import NOISED_SHARES
 from tacit.models.evaluation_sums import evaluation_layout
@@ -53,8 +53,7 @@ def protected_update(
         return Keystream(randomness.key("plain", *at, purpose))
 
     if noise.terms.unit == "example":
-        state, result = train_examples(state, instruction, plan, noise, draws, holdings, bench)
-        return state, result.delta.cpu().numpy()
+        return _noised_update(state, instruction, plan, noise, draws, holdings, bench, layout.size)
     state, update = _bounded_update(state, instruction, plan, holdings, bench, layout.size)
     return state, noise.release(update, draws("noise"))
 
@@ -69,6 +68,27 @@ def _bounded_update(
     """
     try:
         state, result = train(state, instruction, plan, holdings, bench)
+    except TrainingDiverged:
+        return state, np.zeros(size, np.float32)
+    return state, result.delta.cpu().numpy()
+
+
+def _noised_update(
+    state: AgentState,
+    instruction: Instruction,
+    plan: Plan,
+    noise: NoisePlan,
+    draws: Draws,
+    holdings: Holdings,
+    bench: Workbench,
+    size: int,
+) -> tuple[AgentState, NDArray[np.float32]]:
+    """Return an update under a promise to examples; nothing where its noised parameters are no finite numbers.
+
+    That they are not follows from what is noised. It has its price all the same, so that the step is not given back.
+    """
+    try:
+        state, result = train_examples(state, instruction, plan, noise, draws, holdings, bench)
     except TrainingDiverged:
         return state, np.zeros(size, np.float32)
     return state, result.delta.cpu().numpy()
@@ -103,8 +123,8 @@ def masked_contribution(
     if plan.recipe.privacy.unit != "none":
         noise = offered_noise(plan, layout.size, offer)
         if noise.terms.unit == "example":
-            state, result = train_examples(state, instruction, plan, noise, draws, holdings, bench)
-            return state, {UPDATE: check_reach(result.delta.cpu().numpy())}
+            state, update = _noised_update(state, instruction, plan, noise, draws, holdings, bench, layout.size)
+            return state, {UPDATE: update if within_reach(update) else np.zeros_like(update)}
         state, update = _bounded_update(state, instruction, plan, holdings, bench, layout.size)
         return state, noise.integers(update, offer.rotation_seed, draws("grid-rounding"), draws("noise"))
     _check_offer(offer, training_layout(layout.size, offer.cohort))

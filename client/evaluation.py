@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tacit.client.training import Holdings, Refused, Workbench, as_tensor, as_tensors
+from tacit.models import broadcast
 from tacit.models.data.rows import Rows
 from tacit.models.evaluation_shares import RowMeans, evaluation_shares
 from tacit.models.evaluation_sums import Sums, count_rows, evaluation_sums
-from tacit.models.messages import Instruction, float32_vector
+from tacit.models.messages import Instruction
 from tacit.models.plan import Plan
 from tacit.models.vector import write_vector
 
@@ -54,7 +55,7 @@ def _loaded(
     if plan.features is None:
         raise ValueError("the plan has no features")
     model, layout, task, device = bench.network(instruction.plan, plan)
-    vector = float32_vector(instruction.arrays, "vector", layout.size)
+    vector = broadcast.decode(instruction.arrays, layout.size)
     parts = [rows for rows in _parts(holdings, plan) if len(rows)]
     if not parts:
         raise Refused("no held-out rows" if plan.recipe.evaluation.rows == "held-out" else "no rows")

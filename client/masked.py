@@ -53,6 +53,10 @@ class Consent(Protocol):
         """Give back what was reserved for an attempt: nothing left."""
         ...
 
+    def spend(self, key: tuple[str, int, int], survivors: int | None = None) -> None:
+        """Settle what was reserved for an attempt at a number of survivors that is proven."""
+        ...
+
     def left(self, instruction: Instruction, message: bytes, vector: NDArray[Any] | None = None) -> None:
         """Put a message that is about to leave, and the masked vector that goes with it, into the owner's account."""
         ...
@@ -222,10 +226,18 @@ class MaskedMember:
         return replace(self.membership.policy, approve=lambda offer: consent.judge(instruction, offer))
 
     def _account(self, attempt: _Attempt, instruction: Instruction, reply: Answer) -> None:
-        """Put an answer into the owner's account, once: asked again, the same bytes leave again."""
-        if self.membership.consent is not None and instruction.action not in attempt.accounted:
-            self.membership.consent.left(instruction, reply.message, reply.vector)
-            attempt.accounted.add(instruction.action)
+        """Put an answer into the owner's account, once: asked again, the same bytes leave again.
+
+        An answer to the last exchange settles the cost: whoever has seen that t others signed the same survivors knows
+        that no smaller set can be unmasked, which its own signature of a set that it was shown does not prove.
+        """
+        consent = self.membership.consent
+        if consent is None or instruction.action in attempt.accounted:
+            return
+        if instruction.action == "unmask":
+            consent.spend(attempt.key, len(attempt.machine.survivors))
+        consent.left(instruction, reply.message, reply.vector)
+        attempt.accounted.add(instruction.action)
 
     def _reserve(self, offered: Instruction, offer: Offer) -> Anchor | None:
         consent = self.membership.consent

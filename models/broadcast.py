@@ -88,6 +88,7 @@ def decode(arrays: Arrays, size: int) -> NDArray[np.float32]:
         ValueError: no such vector of `size` finite coordinates came.
     """
     if CODES not in arrays:
+        _check_one_form(arrays)
         return float32_vector(arrays, VECTOR, size)
     if size_of(arrays) != size:
         raise ValueError(f"the vector has {size_of(arrays)} coordinates, not {size}")
@@ -105,8 +106,9 @@ def digest(arrays: Arrays) -> bytes:
     It never holds the whole vector, so that it can be asked of what a stranger sent.
 
     Raises:
-        ValueError: the arrays are no vector.
+        ValueError: the arrays are no vector, or more than one.
     """
+    _check_one_form(arrays)
     hashed = hashlib.sha256()
     if CODES in arrays:
         for piece in _pieces(arrays):
@@ -122,8 +124,15 @@ def size_of(arrays: Arrays) -> int | None:
     return None if found is None else int(found.size)
 
 
+def _check_one_form(arrays: Arrays) -> None:
+    """Refuse a vector that comes in two forms: one would be in the digest that everybody agrees on, one be used."""
+    if arrays and set(arrays) not in ({VECTOR}, {CODES, SCALES}):
+        raise ValueError(f"a vector comes as {VECTOR!r} alone, or as {CODES!r} and {SCALES!r}")
+
+
 def _pieces(arrays: Arrays) -> Iterator[NDArray[np.float32]]:
     """Yield the decoded vector piece by piece."""
+    _check_one_form(arrays)
     codes, scales = arrays[CODES], arrays.get(SCALES)
     if codes.dtype not in (np.int8, np.float16) or codes.ndim != 1:
         raise ValueError(f"codes are int8 or float16 in a row, not {codes.dtype} of shape {codes.shape}")

@@ -77,21 +77,17 @@ def training_values(
         InputError: a coordinate is beyond `UPDATE_CLIP`.
     """
     weight = min(examples / max(mean_examples, 1.0), WEIGHT_CLIP) if by_examples else 1.0
-    weighted = check_reach(update * np.float32(weight) if weight != 1.0 else update)
-    return {UPDATE: weighted, WEIGHT: np.array([weight]), METRICS: np.array([weight * loss])}
-
-
-def check_reach(update: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return an update that a sum without noise can carry.
-
-    Raises:
-        InputError: a coordinate is beyond `UPDATE_CLIP`.
-    """
-    if max(update.max(), -update.min()) > UPDATE_CLIP:
+    weighted = update * np.float32(weight) if weight != 1.0 else update
+    if not within_reach(weighted):
         raise InputError(
             "the update is larger than a masked sum can carry", right="a smaller learning rate, or fewer local steps"
         )
-    return update
+    return {UPDATE: weighted, WEIGHT: np.array([weight]), METRICS: np.array([weight * loss])}
+
+
+def within_reach(update: NDArray[np.float32]) -> bool:
+    """Say whether a sum without noise can carry an update: no coordinate is beyond `UPDATE_CLIP`."""
+    return not max(update.max(), -update.min()) > UPDATE_CLIP
 
 
 def asks_for_statistics(plan: Plan) -> bool:

@@ -37,7 +37,7 @@ with warnings.catch_warnings():
     from opacus.validators import ModuleValidator
 
 from tacit.privacy.accounting import in_sequence
-from tacit.privacy.dp_sgd_passes import MODES, Backward, Loss, Mode, no_gradients, private_steps
+from tacit.privacy.dp_sgd_passes import MODES, Backward, Loss, Mode, all_finite, no_gradients, private_steps
 from tacit.privacy.errors import LocalProtocolError, PrivacyError
 from tacit.privacy.randomness import KEY_BYTES, Keystream
 from tacit.privacy.skellam import Words
@@ -123,8 +123,10 @@ def train_privately(
     Guarantee: the change of the parameters is one `settings.noise.event()`, for adding or removing one record, after
     all that `spent` holds. It rests on the two streams being secret, never read before and independent.
 
-    Edge cases: an empty batch is a step of noise alone; a client without any record adds only noise. Gradients that
-    are not finite are a data-dependent abort, which no epsilon covers.
+    Edge cases: an empty batch is a step of noise alone; a client without any record adds only noise. A record whose own
+    gradient is not finite adds nothing: who chooses the weights can choose what overflows, and whether the round ended
+    would say without noise that there is such a record. Parameters that are no longer finite at the end then follow
+    from noised sums alone.
 
     Args:
         module: the model, on any device; in training mode afterwards.
@@ -154,17 +156,33 @@ def train_privately(
             # One piece at least: an empty batch is a step too.
             pieces = np.array_split(chosen, max(1, math.ceil(len(chosen) / settings.physical_batch_size)))
             for place, piece in enumerate(pieces, start=1):
-                private.zero_grad(set_to_none=True)
-                if len(piece):
-                    backward(_rows(inputs, piece).to(device), _rows(targets, piece).to(device))
-                else:
-                    no_gradients(private)
+                _piece(private, backward, inputs, targets, piece, device)
                 private.signal_skip_step(do_skip=place < len(pieces))
                 private.step()
         private.zero_grad(set_to_none=True)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
         raise LocalProtocolError("the parameters are no longer finite; nothing of them may be sent")
     return Spent(tuple((float(z), float(q), int(steps)) for z, q, steps in accountant.history))
+
+
+def _piece(
+    private: Any, backward: Backward, inputs: Tensor, targets: Tensor, piece: NDArray[np.int64], device: torch.device
+) -> None:
+    """Leave the gradients of a piece of a batch for the optimizer, without those that are not finite."""
+
+    def passed(rows: NDArray[np.int64]) -> bool:
+        private.zero_grad(set_to_none=True)
+        if not len(rows):
+            no_gradients(private)
+            return True
+        backward(_rows(inputs, rows).to(device), _rows(targets, rows).to(device))
+        return all_finite(private)
+
+    if passed(piece):
+        return
+    sound = np.array([row for row in piece if passed(np.array([row]))], dtype=np.int64)
+    if not passed(sound):
+        passed(sound[:0])
 
 
 def fastest_mode(

@@ -241,7 +241,18 @@ def _check_samples(name: str, samples: object, batch: int) -> None:
 
 
 def no_gradients(private: Any) -> None:
-    """Leave an empty batch's gradients for the optimizer: none in number, zero in sum."""
+    """Leave an empty batch's gradients for the optimizer: none in number, or zero in sum."""
     for parameter in private.params:
-        parameter.grad_sample = torch.zeros((0, *parameter.shape), dtype=parameter.dtype, device=parameter.device)
-        parameter.grad = torch.zeros_like(parameter)
+        if isinstance(private, _GhostOptimizer):
+            # Nothing one by one: what lies there now would be in the way of the next pass.
+            parameter.grad = torch.zeros_like(parameter)
+        else:
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+
+
+def all_finite(private: Any) -> bool:
+    """Say whether what a pass has left for the optimizer, sums or gradients one by one, is all finite; in one look."""
+    where = "grad" if isinstance(private, _GhostOptimizer) else "grad_sample"
+    # The largest size of all, which no sum can overflow and no copy is made for.
+    left = [torch.linalg.vector_norm(getattr(parameter, where).detach(), math.inf) for parameter in private.params]
+    return bool(torch.stack(left).isfinite().all())

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from tacit.client.asked import CODES
+from tacit.client.caps import Caps
 from tacit.client.consent import Consent, PolicyRefusal
 from tacit.client.evaluation import evaluation_values
 from tacit.client.journal import AgentJournal
 from tacit.client.policy import Policy
 from tacit.client.training import Refused, Workbench
+from tacit.models import broadcast
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.evaluation_sums import CONFUSION, evaluation_layout
 from tacit.models.messages import Instruction
@@ -203,3 +205,28 @@ def test_no_plan_passes_an_evaluation_off_as_a_number_of_rows() -> None:
     assert judged(nothing_yet, approved={"evaluations": [], "statistics": ["examples", "counts", "moments"]})[0] == (
         "evaluation-not-allowed"
     )
+
+
+def test_no_member_evaluates_another_model_than_the_one_that_all_agreed_on() -> None:
+    """Else one member counts for a model of its own, and the sum with everybody shows what it alone has counted."""
+    plan = planned()
+    honest, _ = broadcast.encode(np.arange(6, dtype=np.float32) - 3, None, "int8")
+    other = np.arange(6, dtype=np.float32)
+    asked = replace(instruction(plan), arrays={**honest, "vector": other})
+    with pytest.raises(ValueError, match="a vector comes as"):
+        broadcast.digest(asked.arrays)
+    with pytest.raises(ValueError, match="a vector comes as"):
+        evaluation_values(asked, plan, Held(20, 7), Workbench())
+    counted = evaluation_values(replace(asked, arrays=honest), plan, Held(20, 7), Workbench())
+    assert counted[CONFUSION].sum() == 7  # in whichever form it comes, it is the one of the digest
+
+
+def test_a_vector_in_few_bytes_needs_as_much_room_as_any_other() -> None:
+    asked = instruction(planned())
+    codes, _ = broadcast.encode(asked.arrays["vector"], None, "int8")
+    policy = Policy.model_validate(OPEN)
+    journal = AgentJournal.in_memory(Identity(bytes(32)), now=lambda: 0.0)
+    bench = Workbench(lent=Caps(memory_bytes=1 << 20, resident=lambda: 1 << 20))
+    consent = Consent(journal, "rows", bench, policy, lambda noise: {}, now=lambda: 0.0)
+    with pytest.raises(PolicyRefusal, match="memory-limit: a vector of 6 "):
+        consent.judge(replace(asked, arrays=codes), Offer.decode(asked.message))

@@ -62,24 +62,36 @@ def test_a_client_that_fails_drops_out_before_it_masks_anything(
     assert member._current.machine._vault is None and not member._owed
 
 
+EXAMPLE = ["privacy.unit=example", "privacy.noise_multiplier=1", "privacy.sample_rate=0.2", "training.local_steps=1"]
+
+
+@pytest.mark.parametrize("how", ["diverged", "beyond reach"])
+@pytest.mark.parametrize(
+    ("promise", "step"),
+    [(["privacy.unit=client", "privacy.noise_multiplier=1.0"], "train"), (EXAMPLE, "train_examples")],
+    ids=["client", "example"],
+)
 def test_under_a_promise_nobody_sees_whose_training_diverged_and_it_costs_as_much(
-    monkeypatch: pytest.MonkeyPatch,
+    promise: list[str], step: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promise = [*ONE_ROUND, "privacy.unit=client", "privacy.noise_multiplier=1.0"]
-    train = contribution.train
+    trained = getattr(contribution, step)
     diverged: list[str] = []
 
     def diverging(state: Any, *given: Any) -> Any:
-        if state.client == "c04":
-            diverged.append(state.client)
+        if state.client != "c04":
+            return trained(state, *given)
+        diverged.append(state.client)
+        if how == "diverged":
             raise TrainingDiverged("Alice, HIV")
-        return train(state, *given)
+        state, result = trained(state, *given)
+        return state, replace(result, delta=result.delta + 1e6)
 
-    monkeypatch.setattr(contribution, "train", diverging)
-    federation = Masked(promise)
+    monkeypatch.setattr(contribution, step, diverging)
+    federation = Masked([*ONE_ROUND, *promise])
     state = federation.execute()
     assert diverged == ["c04"] and federation.outcomes(1)["c04"] == ("reported", "")
     assert state.taken["c04"] == 1 and state.spent[0].survivors == 10
+    assert np.abs(state.vector).max() < 1e3
 
 
 def test_a_client_without_rows_drops_out_of_every_round_and_the_preparation() -> None:

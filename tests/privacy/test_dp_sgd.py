@@ -109,6 +109,17 @@ class EveryRecord:
         return np.zeros(count, dtype=np.uint64)
 
 
+class NoRecordThenEvery:
+    """Words by which the first batch is empty and every later one full."""
+
+    def __init__(self) -> None:
+        self._first = True
+
+    def words64(self, count: int) -> NDArray[np.uint64]:
+        first, self._first = self._first, False
+        return np.full(count, 2**64 - 1 if first else 0, dtype=np.uint64)
+
+
 class NoRecord:
     """Words so large that no record is in any batch."""
 
@@ -368,10 +379,49 @@ def test_a_model_with_nothing_to_train_is_refused() -> None:
 
 
 def test_parameters_that_are_no_longer_finite_are_never_returned() -> None:
-    inputs, targets = data()
-    inputs[0, 0, 0, 0] = math.nan
+    module = network()
+    with torch.no_grad():
+        next(module.parameters()).fill_(math.nan)  # as noise has made them, or a coordinator
     with pytest.raises(LocalProtocolError, match="finite"):
-        train(network(), settings(), records=(inputs, targets), sampling=EveryRecord())
+        train(module, settings(), sampling=EveryRecord())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_record_whose_gradient_is_not_finite_adds_nothing_and_is_not_given_away(mode: Mode) -> None:
+    """Weights that one record alone overflows ask whether it is there, and a round that ends would answer."""
+    inputs, targets = data()
+    inputs[7] = inputs[7].clamp(-1, 1) * 1e30  # finite itself
+    without = torch.cat([inputs[:7], inputs[8:]]), torch.cat([targets[:7], targets[8:]])
+    changes = []
+    for records in ((inputs, targets), without):
+        module = network()
+        module[0].weight.data *= 1e12
+        for part in (2, 5):
+            module[part] = nn.Identity()
+        start = [parameter.detach().clone() for parameter in module.parameters()]
+        train(module, settings(mode=mode, physical_batch_size=16), records=records, sampling=EveryRecord())
+        changes.append([(now - then).detach() for now, then in zip(module.parameters(), start, strict=True)])
+        assert all(bool(torch.isfinite(change).all()) for change in changes[-1])
+    for change, expected in zip(*changes, strict=True):
+        torch.testing.assert_close(change, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_after_an_empty_batch_a_full_one_trains(mode: Mode) -> None:
+    """Whether a batch is empty depends on how many records there are, so no step may end on it."""
+    module = network()
+    train(module, settings(mode=mode), sampling=NoRecordThenEvery())
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_of_nothing_but_such_records_is_a_step_of_noise_alone(mode: Mode) -> None:
+    inputs, targets = data(4)
+    module, empty = network(), network()
+    train(module, settings(mode=mode), records=(inputs * math.inf, targets), sampling=EveryRecord())
+    train(empty, settings(mode=mode), records=(inputs[:0], targets[:0]))
+    for parameter, expected in zip(module.parameters(), empty.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected)
 
 
 def test_inputs_without_their_targets_are_refused() -> None:
