@@ -20,7 +20,7 @@ from tacit.client.lines import Lines, StorageError
 from tacit.models.errors import InputError
 from tacit.models.messages import canonical_json
 from tacit.privacy import identity as identities
-from tacit.privacy.errors import BudgetExceeded, PrivacyError
+from tacit.privacy.errors import BudgetExceeded, BudgetTooLarge, PrivacyError
 from tacit.privacy.filters import RenyiFilter
 from tacit.privacy.identity import Identity, check_name
 from tacit.privacy.ledger import Anchor, Ledger, LedgerBroken, Verified, Verifier, open_ledger, verify
@@ -180,7 +180,9 @@ class DatasetLedger:
                 raise PrivacyError(f"nothing is granted to {column} noise")
             try:
                 ledger, line = ledger.reserve(entry, sign)
-            except BudgetExceeded as error:  # a coordinator gets to read why, and not what the data set is called
+            except BudgetTooLarge as error:  # a coordinator gets to read why, and not what the data set is called
+                raise BudgetTooLarge(error.most, error.budget) from None
+            except BudgetExceeded as error:
                 raise BudgetExceeded(error.requested, error.budget) from None
             steps.append((entry, ledger, line))
         return steps

@@ -9,15 +9,17 @@ from functools import lru_cache
 
 from dp_accounting import NeighboringRelation, dp_event
 
+from tacit.models.errors import InputError
 from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.recipe import Recipe
 from tacit.privacy.accounting import Cost, cost, in_sequence, repeated
 from tacit.privacy.calibration import with_spare
 from tacit.privacy.errors import PrivacyError
-from tacit.privacy.filters import RenyiFilter, renyi_filter
+from tacit.privacy.filters import RenyiFilter, largest_epsilon, renyi_filter
 from tacit.privacy.records import Entry, NoiseBy
 from tacit.privacy.terms import OBSERVERS, Observer, Sampling
 
+BUDGET_KEY = "population.epsilon_budget"
 MECHANISM_WORDS = {
     ("client", "distributed"): "distributed Skellam noise on the integer grid",
     ("client", "central"): "Gaussian noise, added to each sum by the coordinator",
@@ -148,6 +150,57 @@ def ledger_event(plan: NoisePlan, survivors: int | None = None) -> dp_event.DpEv
     """Return what one round costs in a ledger, at the fewest survivors unless told how many there were."""
     observer: Observer = "fellow_clients" if plan.terms.place == "central" else "coordinator"
     return plan.event(observer, survivors)
+
+
+def granted_budget(granted: float, plan: NoisePlan, rounds: int) -> RenyiFilter:
+    """Return the stop rule of what a recipe grants a ledger.
+
+    Raises:
+        InputError: it would not let one round through: the round costs more, or the budget is larger than anything that
+            noise which is drawn on a computer could vouch for.
+    """
+    check_grant(granted, plan, rounds)
+    budget = _filter(granted, plan)
+    if budget is None or not budget.fits([ledger_event(plan)]):
+        raise InputError(
+            f"{granted:g} does not pay for one round, which costs {_rounded_up(run_budget(plan, 1).epsilon)}",
+            where=BUDGET_KEY,
+            right=f"{_rounded_up(run_budget(plan, rounds).epsilon)} for all rounds",
+        )
+    return budget
+
+
+def check_grant(granted: float, plan: NoisePlan, rounds: int) -> None:
+    """Refuse a budget that is so large that it would not let one round through.
+
+    A draw of noise is exact but for less than 2^-100. What all draws of a round err together weakens a promise by
+    `1 + e^epsilon` times as much, and a hundredth of delta is set aside for that.
+
+    Raises:
+        InputError: with the largest budget that pays for so many rounds.
+    """
+    budget, event = _filter(granted, plan), ledger_event(plan)
+    if budget is not None and not budget.vouches_for(budget.spent([event])):
+        most = largest_epsilon(budget.spent([repeated(event, rounds)]), budget.delta)
+        raise InputError(
+            f"{granted:g} is more than noise can vouch for: by how much draws that are not exact to the last bit weaken"
+            " a promise grows with e^epsilon",
+            where=BUDGET_KEY,
+            right=f"at most {math.floor(most * 100) / 100:g}",
+        )
+
+
+def _filter(granted: float, plan: NoisePlan) -> RenyiFilter | None:
+    """Return the stop rule of a budget; None where no order leaves anything of an epsilon this small."""
+    try:
+        return renyi_filter(granted, plan.terms.delta, plan.terms.adjacency)
+    except PrivacyError:
+        return None
+
+
+def _rounded_up(epsilon: float) -> str:
+    """Return an epsilon with two digits that promise no more than it does."""
+    return f"{math.ceil(epsilon * 100) / 100:g}"
 
 
 @lru_cache(maxsize=64)

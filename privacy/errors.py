@@ -1,5 +1,7 @@
 """The errors of the privacy layer: who erred, and what cannot be granted."""
 
+import math
+
 
 class PrivacyError(Exception):
     """A request that privacy forbids or that privacy code does not understand; every error here is one.
@@ -23,6 +25,25 @@ class BudgetExceeded(PrivacyError):
         self.budget = budget
         self.what = what
         super().__init__(f"{what}: epsilon {requested:.6g} would exceed the {budget:.6g} that was granted")
+
+
+class BudgetTooLarge(BudgetExceeded):
+    """A budget is so large that it can vouch for nothing: how far a sampler's errors reach grows with e^epsilon.
+
+    Args:
+        most: the largest budget that could pay for what was asked, in epsilon.
+        budget: what was granted, in epsilon.
+        what: whose budget it is, in a few words.
+    """
+
+    def __init__(self, most: float, budget: float, *, what: str = "privacy budget") -> None:
+        """Keep the values for the caller that reports the refusal."""
+        super().__init__(math.inf, budget, what=what)
+        self.most = most
+        self.args = (
+            f"{what}: noise is not drawn exactly enough for the epsilon {budget:g} that was granted, but for at most"
+            f" {most:.4g}",
+        )
 
 
 class LocalProtocolError(PrivacyError):

@@ -58,8 +58,15 @@ class RenyiFilter:
 
     def allows(self, spending: Spending) -> bool:
         """Say whether this much may be spent in all."""
+        return spending.divergence <= self.limit and self.vouches_for(spending)
+
+    def vouches_for(self, spending: Spending) -> bool:
+        """Say whether delta pays for what the samplers erred, which costs `1 + e^epsilon` times as much.
+
+        It is the epsilon that was granted that counts, however little of it is spent: the promise is about that one.
+        """
         errors = (1.0 + math.exp(min(700.0, self.epsilon))) * spending.total_variation
-        return spending.divergence <= self.limit and errors <= ERROR_SHARE * self.delta
+        return errors <= ERROR_SHARE * self.delta
 
     def fits(self, events: Iterable[dp_event.DpEvent]) -> bool:
         """Say whether the events may be spent from an untouched budget."""
@@ -98,6 +105,13 @@ def renyi_filter(
         raise PrivacyError(f"a budget has a positive epsilon and a delta within (0, 1), not {epsilon!r} and {delta!r}")
     order = max((int(order) for order in ORDERS), key=lambda order: _limit(epsilon, delta, order) / order)
     return RenyiFilter(epsilon, delta, order, adjacency)
+
+
+def largest_epsilon(spending: Spending, delta: float) -> float:
+    """Return the largest budget whose delta pays for what the samplers erred; infinite where they did not."""
+    if not spending.total_variation:
+        return math.inf
+    return math.log(max(1.0, ERROR_SHARE * delta / spending.total_variation - 1.0))
 
 
 def _cost(budget: RenyiFilter, event: dp_event.DpEvent) -> Spending:

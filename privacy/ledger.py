@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 from dp_accounting import NeighboringRelation, dp_event
 
-from tacit.privacy.errors import BudgetExceeded, PrivacyError
-from tacit.privacy.filters import RenyiFilter, Spending
+from tacit.privacy.errors import BudgetExceeded, BudgetTooLarge, PrivacyError
+from tacit.privacy.filters import RenyiFilter, Spending, largest_epsilon
 from tacit.privacy.records import (
     COLUMN_OF,
     GENESIS,
@@ -276,5 +276,9 @@ def _opened(record: Record, line: bytes) -> Ledger:
 
 
 def _require(budget: RenyiFilter, spending: Spending, subject: str) -> None:
-    if not budget.allows(spending):
-        raise BudgetExceeded(budget.epsilon_of(spending), budget.epsilon, what=f"privacy budget of {subject}")
+    if budget.allows(spending):
+        return
+    what = f"privacy budget of {subject}"
+    if spending.divergence <= budget.limit:
+        raise BudgetTooLarge(largest_epsilon(spending, budget.delta), budget.epsilon, what=what)
+    raise BudgetExceeded(budget.epsilon_of(spending), budget.epsilon, what=what)

@@ -7,12 +7,13 @@ from tacit.models.errors import InputError
 from tacit.models.noise import noise_plan
 from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
-from tacit.models.spending import run_budget
+from tacit.models.spending import check_grant, granted_budget, run_budget
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of
 from tacit.models.zoo.architecture import Architecture
 from tacit.models.zoo.catalogue import check_options
 from tacit.models.zoo.factory import find_factory
+from tacit.privacy.calibration import with_spare
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.exchanges import Occasion
@@ -56,7 +57,9 @@ def check_network(plan: Plan) -> int:
 
 
 def check_promise(recipe: Recipe, clients: int, parameters: int, *, reproducible_noise: bool = False) -> None:
-    """Refuse a promise that no noise keeps, and a population's ledger for a run that promises nothing real.
+    """Refuse a promise that no noise keeps, or that a population's budget would not let begin.
+
+    And a population's ledger for a run that promises nothing real.
 
     Raises:
         InputError: names the number to change.
@@ -69,10 +72,35 @@ def check_promise(recipe: Recipe, clients: int, parameters: int, *, reproducible
         raise InputError(f"cannot pay for {why}", where="population.ledger", right="leave the ledger out of such a run")
     cohort = min(recipe.training.cohort or clients, clients)
     try:
-        run_budget(noise_plan(recipe, parameters, cohort, clients), recipe.training.rounds)
+        plan = noise_plan(recipe, parameters, cohort, clients)
     except PrivacyError as error:
         right = "a larger epsilon, fewer rounds, or more clients"
         raise InputError(str(error), where=f"privacy, {cohort} clients", right=right) from None
+    try:
+        run_budget(plan, recipe.training.rounds)
+    except PrivacyError as error:
+        right = "a smaller epsilon" if recipe.privacy.epsilon else "a larger noise_multiplier, or fewer rounds"
+        raise InputError(str(error), where=f"privacy, {cohort} clients", right=right) from None
+    if recipe.population.epsilon_budget is not None:
+        granted_budget(recipe.population.epsilon_budget, plan, with_spare(recipe.training.rounds))
+
+
+def check_budget(recipe: Recipe) -> None:
+    """Refuse a population's budget that is too large whatever the model and however many the clients will be.
+
+    Raises:
+        InputError: names the largest one.
+    """
+    granted, settings = recipe.population.epsilon_budget, recipe.secure_aggregation
+    if granted is None or recipe.privacy.unit == "none":
+        return
+    fewest = recipe.training.cohort or recipe.population.clients or settings.min_cohort
+    try:
+        # More parameters, and more clients, mean more draws, which err more.
+        plan = noise_plan(recipe, 1, fewest)
+    except PrivacyError:
+        return  # for want of clients, which is found when they are there
+    check_grant(granted, plan, with_spare(recipe.training.rounds))
 
 
 def check_cohorts(recipe: Recipe, masking: Masking, clients: int, parameters: int) -> None:

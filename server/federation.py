@@ -27,7 +27,14 @@ from tacit.server.attempts import RunFailed
 from tacit.server.budget import open_budget
 from tacit.server.coordinator_directory import CoordinatorDirectory
 from tacit.server.environment import environment
-from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise, fewest_clients
+from tacit.server.feasibility import (
+    check_budget,
+    check_cohorts,
+    check_names,
+    check_network,
+    check_promise,
+    fewest_clients,
+)
 from tacit.server.fleet_grid import FleetGrid
 from tacit.server.flower import GridTransport
 from tacit.server.kept_run import KeptRun, Stopped
@@ -57,10 +64,11 @@ def enqueue(directory: Path, recipe: Recipe, now: datetime) -> Path:
     The file's name without its ending is the name of the run.
 
     Raises:
-        InputError: the recipe is for a simulation, or the file cannot be written.
+        InputError: the recipe is for a simulation, its population's budget is senseless, or the file cannot be written.
     """
     refuse_simulations(recipe)
     check_names(recipe)
+    check_budget(recipe)
     # The run's name as well, which every message carries and so has a bounded length.
     name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{recipe.name}"[:LONGEST_NAME]
     path = directory / QUEUE / f"{name}{WAITS}"

@@ -19,7 +19,7 @@ from tacit.models.plan import Plan, decode_plan
 from tacit.models.preparation import has_public_features, prepared_plan, public_plan
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
-from tacit.privacy.errors import BudgetExceeded, PrivacyError
+from tacit.privacy.errors import BudgetExceeded, BudgetTooLarge, PrivacyError
 from tacit.privacy.randomness import Keystream, Randomness, SystemRandomness
 from tacit.privacy.records import Key
 from tacit.privacy.secagg.layout import Infeasible
@@ -146,7 +146,8 @@ class Run:
         """Run to the end and return the final state: the best one where there is a validation share.
 
         Raises:
-            RunFailed: too few clients reported several times in a row, or the model diverged.
+            RunFailed: too few clients reported several times in a row, the model diverged, or not even the first round
+                could be paid for.
         """
         if self.masking is not None:
             check_cohorts(self.plan.recipe, self.masking, len(self._attempts.clients()), check_network(self.plan))
@@ -247,7 +248,7 @@ class Run:
             else:
                 able = self._able(state, left)
                 if not able:
-                    return replace(state, stopped=BUDGET_SPENT)
+                    return self._unpaid(state, BUDGET_SPENT)
                 cohort, wanted = self.cohorts.draw(able, number, attempt)
             at = Occasion(self.name, number, attempt, state.plan)
             if not cohort:
@@ -263,8 +264,10 @@ class Run:
                 continue
             try:
                 reserved = self._reserve(exchanges, noise, at, going_on=resumed is not None)
-            except BudgetExceeded:
-                return replace(state, stopped=BUDGET_SPENT)
+            except BudgetTooLarge as error:
+                return self._unpaid(state, str(error))
+            except BudgetExceeded as error:
+                return self._unpaid(state, f"{BUDGET_SPENT}: {error}")
             report, done = self._attempts.make(exchanges, cohort, number, attempt, wanted=wanted, broken_off=resumed)
             state, lines = self._settle(state, exchanges, noise, reserved, report, done)
             if done:
@@ -293,6 +296,12 @@ class Run:
         able, everybody = self.budget.able(state, clients), len(self._attempts.clients())
         wanted = min(self.plan.recipe.training.cohort or everybody, everybody)
         return able if len(able) == len(clients) or len(able) >= wanted else ()
+
+    def _unpaid(self, state: RunState, why: str) -> RunState:
+        """End with the model so far; where nothing was trained, there is none, and the run has failed."""
+        if not state.round:
+            raise RunFailed(why)
+        return replace(state, stopped=BUDGET_SPENT)
 
     def _reserve(
         self,

@@ -9,14 +9,13 @@ from functools import lru_cache
 
 from dp_accounting import NeighboringRelation, dp_event
 
-from tacit.models.errors import InputError
 from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.recipe import Recipe
-from tacit.models.spending import MECHANISM_WORDS, ledger_event, run_budget
+from tacit.models.spending import BUDGET_KEY, MECHANISM_WORDS, granted_budget, ledger_event, run_budget
 from tacit.privacy.accounting import Cost, cost, repeated
 from tacit.privacy.calibration import last_round, with_spare
 from tacit.privacy.errors import PrivacyError
-from tacit.privacy.filters import RenyiFilter, renyi_filter
+from tacit.privacy.filters import RenyiFilter
 from tacit.privacy.terms import Observer, Place, RecordNoise, Sampling, Unit
 from tacit.simulations.signal_to_noise import HOPELESS, Signal, expected_signal
 
@@ -30,7 +29,7 @@ OBSERVER_WORDS: dict[Observer, str] = {
     "fellow_clients": "fellow clients",
     "outsiders": "outsiders",
 }
-RUN, POPULATION = "the run's own ledger", "population.epsilon_budget"
+RUN = "the run's own ledger"
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def privacy_plan(
             finding the noise for one takes ten seconds, as it does for sampled events.
 
     Raises:
-        InputError: the budget does not pay for one round.
+        InputError: the budget does not pay for one round, or is too large to mean anything.
         PrivacyError: no noise keeps the promise, or too few clients would be left whose noise counts.
     """
     cohort = min(recipe.training.cohort or clients, clients)
@@ -298,20 +297,13 @@ def _repeated_cost(
 
 
 def _budget_end(recipe: Recipe, plan: NoisePlan) -> BudgetEnd:
-    terms, granted = plan.terms, recipe.population.epsilon_budget
-    own = run_budget(plan, with_spare(recipe.training.rounds))
-    budget = own if granted is None else renyi_filter(granted, terms.delta, terms.adjacency)
+    granted, rounds = recipe.population.epsilon_budget, with_spare(recipe.training.rounds)
+    own = run_budget(plan, rounds)
+    budget = own if granted is None else granted_budget(granted, plan, rounds)
     fewest = ledger_event(plan)
     last = last_round(fewest, budget)
-    if not last:
-        one = run_budget(plan, 1).epsilon
-        raise InputError(
-            f"{granted:g} does not pay for one round, which costs {_up(one)}",
-            where=POPULATION,
-            right=f"{_up(own.epsilon)} for all rounds",
-        )
     best = _last_of_full_rounds(fewest, ledger_event(plan, plan.cohort), budget, last)
-    return BudgetEnd(RUN if granted is None else POPULATION, budget.epsilon, last, best, own.epsilon)
+    return BudgetEnd(RUN if granted is None else BUDGET_KEY, budget.epsilon, last, best, own.epsilon)
 
 
 def _last_of_full_rounds(
@@ -365,7 +357,7 @@ def _warnings(plan: PrivacyPlan) -> list[str]:
     if plan.budget.last_round < plan.rounds:
         said.append(
             f"the budget ends after round {plan.budget.last_round} of {plan.rounds};"
-            f" all of them need {POPULATION} = {_up(plan.budget.epsilon_for_all_rounds)}"
+            f" all of them need {BUDGET_KEY} = {_up(plan.budget.epsilon_for_all_rounds)}"
         )
     if plan.last_round_by_participation is not None and plan.last_round_by_participation < plan.rounds:
         said.append(

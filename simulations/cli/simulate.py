@@ -92,7 +92,7 @@ def simulate(
         raise
     except RunFailed as error:
         text = f"{error}; the rounds that count are in {directory[0]}"
-        if str(error) == BUDGET_SPENT:
+        if str(error).startswith(BUDGET_SPENT):
             click.echo(f"error: {text}", err=True)
             raise click.exceptions.Exit(REFUSED) from None
         raise click.ClickException(text) from None

@@ -14,6 +14,7 @@ from tacit.models.recipe import parse_recipe
 from tacit.models.spending import Spent
 from tacit.privacy.accounting import cost, repeated
 from tacit.privacy.ledger import Ledger
+from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import RunState
 from tacit.server.population_ledger import read_ledger
 from tacit.server.run import BUDGET_SPENT
@@ -153,6 +154,23 @@ def test_a_population_that_cannot_pay_ends_the_run_with_its_last_model() -> None
     ledger = ledger_of(run)
     assert ledger.epsilon_committed("assured") <= 6.0 and not ledger.waiting
     assert statement(run, state)["epsilon"] <= 6.0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [
+        ("0.5", f"{BUDGET_SPENT}: privacy budget of town: epsilon .* would exceed the 0.5"),
+        ("100", "not drawn exactly enough"),
+    ],
+)
+def test_a_population_that_cannot_pay_for_the_first_round_leaves_no_model_that_nobody_trained(
+    budget: str, why: str
+) -> None:
+    """As where the ledger was opened by an earlier version, or is spent by other runs."""
+    run = federation(*DISTRIBUTED, "population.ledger=town", f"population.epsilon_budget={budget}", "privacy.epsilon=8")
+    with pytest.raises(RunFailed, match=why):
+        run.execute()
+    assert max(run.recorder.states) == 0 and not ledger_of(run).waiting and not ledger_of(run).settled
 
 
 def test_a_run_without_a_budget_for_its_promise_does_not_begin() -> None:

@@ -15,7 +15,7 @@ from dp_accounting import NeighboringRelation, dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tacit.privacy.errors import BudgetExceeded, PrivacyError
+from tacit.privacy.errors import BudgetExceeded, BudgetTooLarge, PrivacyError
 from tacit.privacy.events import SkellamDpEvent
 from tacit.privacy.filters import renyi_filter
 from tacit.privacy.ledger import Anchor, Ledger, LedgerBroken, open_ledger, verify
@@ -140,6 +140,19 @@ def test_nothing_is_settled_twice_or_without_a_reservation() -> None:
     with pytest.raises(PrivacyError, match="reserved before"):
         disk.reserve(entry())
     disk.reserve(entry(attempt=1))
+
+
+def test_a_budget_is_too_large_for_a_sampler_that_errs_and_says_how_large_it_may_be() -> None:
+    event = SkellamDpEvent(100.0, 1000.0, 1e6, 1e-25)
+    budgets = {
+        epsilon: Disk(Opening("client", "wards", {"assured": renyi_filter(epsilon, 1e-5)})) for epsilon in (40, 100)
+    }
+    budgets[40].reserve(entry(event=event))
+    with pytest.raises(BudgetTooLarge, match="privacy budget of wards: noise is not drawn exactly enough") as refusal:
+        budgets[100].reserve(entry(event=event))
+    # (1 + e^epsilon) 1e-25 is at most a hundredth of delta.
+    assert refusal.value.budget == 100.0 and refusal.value.most == pytest.approx(math.log(1e-7 / 1e-25))
+    assert not budgets[100].ledger.waiting
 
 
 def test_an_exhausted_budget_refuses_and_says_how_far_it_would_have_gone() -> None:

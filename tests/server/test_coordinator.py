@@ -114,6 +114,15 @@ def test_the_name_of_a_run_fits_into_a_message_however_long_the_recipes_is(hub: 
     assert len(name) == LONGEST_NAME
 
 
+def test_a_budget_that_is_too_large_for_any_model_does_not_even_wait(hub: Hub) -> None:
+    promised = ["privacy.unit=client", "privacy.noise_multiplier=2.0", "population.ledger=wards"]
+    with pytest.raises(InputError, match=r"^population\.epsilon_budget: 100 .* grows with e\^epsilon; at most 5\d"):
+        enqueue(hub.path, parse_recipe(RECIPE, [*promised, "population.epsilon_budget=100"]), NOW)
+    assert hub.there(WAITS) == []
+    enqueue(hub.path, parse_recipe(RECIPE, [*promised, "population.epsilon_budget=20"]), NOW)
+    assert len(hub.there(WAITS)) == 1
+
+
 @pytest.mark.parametrize("reason", [InputError("no such label"), RunFailed("nobody came"), BudgetExceeded(9.0, 8.0)])
 def test_a_run_that_fails_is_put_aside_and_the_next_has_its_turn(
     hub: Hub, reason: Exception, caplog: pytest.LogCaptureFixture

@@ -313,15 +313,29 @@ def test_a_population_pays_once_for_all_its_runs_and_what_is_spent_ends_the_next
     budget = run_budget(plan, 4).epsilon
     path = tmp_path / "recipe.toml"
     path.write_text(recipe(*given, f"population.epsilon_budget={budget}").to_toml())
-    codes, rounds = [], []
+    codes, trained = [], []
+    rounds: list[str] = []
     for name in ("first", "second", "third"):
         options = ["--out", tmp_path / name, "--db", tmp_path / "t.db", "--models", tmp_path / "models"]
         result = CliRunner().invoke(command, [str(path), *map(str, options)], env={"TACIT_KEY": str(tmp_path / "key")})
         assert result.exit_code in (0, 3), result.output
-        assert (tmp_path / name / "model" / "model.safetensors").is_file()
+        trained.append((tmp_path / name / "model" / "model.safetensors").is_file())
         codes.append(result.exit_code)
-        (line,) = [line for line in result.output.splitlines() if line.startswith("rounds")]
-        rounds.append((int(line.split()[1]), "the privacy budget is spent" in line))
-    assert codes == [0, 3, 3]
-    assert rounds[0] == (3, False) and rounds[2] == (0, True)
-    assert rounds[1][1] and 1 <= rounds[1][0] < 3
+        rounds += [line for line in result.output.splitlines() if line.startswith(("rounds", "error"))]
+    # The third has nothing left, not even for its first round: what it would release was never trained.
+    assert codes == [0, 3, 3] and trained == [True, True, False]
+    assert rounds[0].startswith("rounds      3 (all of them)")
+    assert re.match(r"rounds +[12] \(the privacy budget is spent\)", rounds[1])
+    assert re.match(r"error: the privacy budget is spent: privacy budget of wards: epsilon .* was granted", rounds[2])
+    with open_store(str(tmp_path / "t.db")) as store:
+        assert [record.status for record in reversed(store.list_runs())] == ["finished", "finished", "failed"]
+        assert [version.run for version in store.list_versions("attacked")] == ["first", "second"]
+
+
+def test_a_budget_that_is_too_large_for_any_noise_begins_nothing(tmp_path: Path) -> None:
+    for budget, right in ((100, r"at most 5\d"), (0.01, "for all rounds")):
+        with pytest.raises(InputError, match=rf"^population\.epsilon_budget: {budget} .*{right}"):
+            run(tmp_path, "a", "population.ledger=wards", f"population.epsilon_budget={budget}")
+    assert not (tmp_path / "a").exists()
+    with open_store(str(tmp_path / "t.db")) as store:
+        assert store.ledger_key("wards", "client") is None and store.list_runs() == []

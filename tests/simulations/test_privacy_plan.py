@@ -22,6 +22,7 @@ from tacit.privacy.calibration import with_spare
 from tacit.privacy.errors import BudgetExceeded
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import Keystream
+from tacit.privacy.skellam import draw_error
 from tacit.privacy.terms import OBSERVERS
 from tacit.server.budget import open_budget
 from tacit.server.store import NewRun, RoundRecord, open_store
@@ -210,6 +211,23 @@ def test_a_budget_that_ends_early_is_warned_of_with_the_one_that_would_do() -> N
 def test_a_budget_that_pays_for_no_round_is_refused_with_one_that_does() -> None:
     with pytest.raises(InputError, match=r"epsilon_budget: 1 does not pay for one round.*8\.08 for all"):
         planned("population.epsilon_budget=1")
+
+
+@pytest.mark.parametrize("epsilon", [60, 100, 1e6])
+def test_a_budget_that_no_noise_could_vouch_for_is_refused_with_the_largest_that_one_could(epsilon: float) -> None:
+    """Not as one that is too small, which it looks like to a stop rule that lets nothing through."""
+    with pytest.raises(
+        InputError, match=r"epsilon_budget: .* grows with e\^epsilon; at most (?P<most>[\d.]+)"
+    ) as caught:
+        planned(f"population.epsilon_budget={epsilon}")
+    most = float(str(caught.value).rpartition(" ")[2])
+    assert planned(f"population.epsilon_budget={most}").budget.last_round >= 20
+    # Beyond it the promise of all rounds would take more than its share of delta, derived from the draws alone.
+    plan = noise_plan(recipe(), LOGISTIC, 50, 50)
+    assert plan.bound is not None
+    shares = plan.min_survivors - plan.colluders
+    erred = with_spare(20) * shares * plan.bound.dimension * draw_error(plan.share_variance)
+    assert most == pytest.approx(math.log(0.01 * 1e-5 / erred), abs=0.011)
 
 
 def test_clients_that_may_take_part_too_seldom_are_warned_of() -> None:
