@@ -139,6 +139,7 @@ class Consent:
         if self.policy is not None:
             asked = self._asked(plan, instruction, offer, None, None)
             self._let_pass(self.policy.judge_before_cost(asked, used, self.now()))
+            self._check_network(plan, instruction)
         noise = self._noise(plan, instruction, offer)
         reserved = None if noise is None else self._entry(noise, instruction, offer)
         if self.policy is not None:
@@ -166,6 +167,12 @@ class Consent:
         if size is not None and not self.bench.lent.has_room(size):
             text = f"a vector of {size} does not fit into the memory that its owner lends"
             raise PolicyRefusal(Refuse("memory-limit", text))
+
+    def _check_network(self, plan: Plan, instruction: Instruction) -> None:
+        """Refuse a network of another size than the vector, which is what the limits were asked about."""
+        size = broadcast.size_of(instruction.arrays)
+        if not _statistics(plan, instruction) and not self.bench.fits(instruction.plan, plan, size):
+            raise RemoteProtocolError("other-model", f"a vector of {size or 0} is none of the plan's network")
 
     def _check_running(self) -> None:
         if self.paused():

@@ -131,6 +131,17 @@ class Workbench:
             self._mode = None
         return self._built
 
+    def fits(self, encoded: bytes, plan: Plan, parameters: int | None) -> bool:
+        """Say whether a vector of this size is one of the plan's network, which takes no memory before it is.
+
+        What an owner's own code builds is known once it runs.
+        """
+        if plan.architecture is None or plan.architecture.factory:
+            return True
+        if self._built is not None and encoded == self._plan:
+            return parameters == self._built[1].size
+        return parameters == plan.architecture.size()
+
     def mode(self, measure: Callable[[], Mode]) -> Mode:
         """Return the fastest way to clip the current network's gradients, measured at first need."""
         if self._mode is None:

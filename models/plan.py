@@ -65,7 +65,8 @@ def decode_plan(encoded: bytes) -> Plan:
     """Return the plan of canonical bytes; every instruction of a run carries the same ones, so they are kept.
 
     Raises:
-        InputError: its recipe says something that no recipe can, or names another network than the plan has.
+        InputError: its recipe says something that no recipe can, or names another network than the plan has, or the
+            network does not fit the data.
         ValueError: they are not the bytes of a plan.
     """
     try:
@@ -98,3 +99,9 @@ def _check_architecture(plan: Plan) -> None:
     same_options = bool(model.init) or dict(found.options) == model.options
     if (found.name, found.factory) != named or not same_options:
         raise InputError("has another network than its recipe names", where="plan", right="the recipe's [model]")
+    # Rows that a network has no output for would end the round of just those members that hold some.
+    outputs = plan.task().outputs(plan.schema)
+    features = plan.features
+    fits = features is not None and (features.schema, features.input_shape) == (plan.schema, found.input_shape)
+    if not fits or found.outputs != outputs:
+        raise InputError("has a network that does not fit its data", where="plan", right=f"{outputs} outputs")

@@ -51,6 +51,19 @@ class Architecture:
         """Return the network with the initial values that `seed` (>= 0) determines; see `initial_model`."""
         return initial_model(self, seed)
 
+    def size(self) -> int:
+        """Return how many coordinates the vector of a network of the zoo has, without memory for a single one.
+
+        Raises:
+            InputError: it cannot be built.
+        """
+        import torch
+
+        from tacit.models.vector import layout_of
+
+        with torch.device("meta"):
+            return layout_of(build(self.name, self.input_shape, self.outputs, self.options)).size
+
     def to_json_dict(self) -> dict[str, Any]:
         """Return the architecture as plain JSON."""
         return {

@@ -164,3 +164,14 @@ def test_an_update_is_paid_for_and_limits_hold_however_the_model_travels(form: A
     assert agent.handle(asked).outcome == "ok" and spent(consent, "client") > 0
     agent, consent = owned(limits={"max_parameters": 9})
     assert agent.handle(asked).reason.startswith("parameters-limit: ")
+
+
+def test_a_network_that_the_vector_hides_takes_no_memory() -> None:
+    """The limits are asked about the vector; a network of terabytes would end the process instead of the round."""
+    large = [65_536] * 32
+    agent, _ = owned(approved={"models": ["mlp"], "statistics": ["examples"], "metrics": ["loss"]})
+    honest = prepared(*LOCAL, "model.name=mlp", f"model.hidden={large}")
+    reply = ask(agent, honest)  # a vector of ten
+    assert reply.outcome == "refused" and "a vector of 10 is none of the plan's network" in reply.reason
+    assert agent.bench._built is None
+    assert ask(agent, prepared(*LOCAL, "model.name=mlp", "model.hidden=[1]")).outcome == "refused"

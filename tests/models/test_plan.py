@@ -69,6 +69,23 @@ def test_no_plan_brings_a_network_that_its_recipe_does_not_name(changed: dict[st
         decode_plan(text)
 
 
+@pytest.mark.parametrize("changed", [{"outputs": 1}, {"outputs": 3}, {"input_shape": (2,)}], ids=str)
+def test_no_plan_brings_a_network_that_fails_for_some_rows_alone(changed: dict[str, Any]) -> None:
+    """Whose round ended would show who holds such rows, without noise and without a mask."""
+    honest = full_plan()
+    assert honest.architecture is not None and honest.architecture.outputs == 2
+    text = replace(honest, architecture=replace(honest.architecture, **changed)).encode()
+    with pytest.raises(InputError, match="a network that does not fit its data"):
+        decode_plan(text)
+
+
+def test_no_plan_transforms_other_columns_than_its_dictionary_has() -> None:
+    honest = full_plan()
+    other = Schema((Column("job", "categorical"), Column("age", "numeric")), "y", ("no", "yes"))
+    with pytest.raises(InputError, match="a network that does not fit its data"):
+        decode_plan(replace(honest, schema=other).encode())
+
+
 def test_the_task_knows_the_scale_of_its_targets() -> None:
     plan = replace(first_plan(NUMBERS, "tabular-regression"), target_mean=5.0, target_scale=2.0)
     task: Any = plan.task()
