@@ -18,9 +18,12 @@ from tacit import __version__
 from tacit.models.enrolment import PREFIX as ENROLMENT_PREFIX
 from tacit.models.errors import InputError
 from tacit.privacy.identity import Certificate
-from tacit.server.cli.directory import dir_option, now, opened
+from tacit.server.cli.directory import dir_option, now
+from tacit.server.coordinator_directory import CoordinatorDirectory, open_directory
 from tacit.server.coordinator_lock import held
 from tacit.server.status import Ledgers, Status, read_status
+from tacit.server.store import Store
+from tacit.server.store.arrival import open_once_there
 from tacit.server.up_file import Beacon, Client, Up, forget_up
 
 
@@ -42,72 +45,79 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopped.set())
-    with opened(where or directory) as (hub, store), held(hub.path):
+    hub = open_directory((where or directory).absolute(), now())
+    url = _without_tls(hub.settings.host, hub.settings.port) if insecure else hub.settings.url
+    with held(hub.path):
         forget_up(hub.path)
-        url = hub.settings.url
-        if insecure:
-            url = _without_tls(hub.settings.host, hub.settings.port)
-        began = now()
-        # Imported here: PyTorch and Flower take seconds, and a second coordinator hears at once that it is one.
-        from tacit.server.allocator import return_large_blocks
-        from tacit.server.enrolment_routes import EnrolmentRoutes
-        from tacit.server.federation import Coordinator
-        from tacit.server.membership import Membership
-        from tacit.server.metrics import FederationCollector, served
-        from tacit.server.roll import Roll
-        from tacit.server.superlink import SuperLink, TlsFiles
+        store = open_once_there(hub.db, stopped)
+        if store is not None:
+            with store:
+                _work(hub, store, url, stopped, insecure=insecure)
 
-        return_large_blocks()
-        membership, roll = Membership(store, hub.registrar), Roll(store)
-        link: SuperLink
 
-        def enrolled(certificate: Certificate) -> None:
-            membership.bring(link)
+def _work(hub: CoordinatorDirectory, store: Store, url: str, stopped: threading.Event, *, insecure: bool) -> None:
+    """Open the fleet port and train what waits, until told to stop."""
+    began = now()
+    # Imported here: PyTorch and Flower take seconds, and a second coordinator hears at once that it is one.
+    from tacit.server.allocator import return_large_blocks
+    from tacit.server.enrolment_routes import EnrolmentRoutes
+    from tacit.server.federation import Coordinator
+    from tacit.server.membership import Membership
+    from tacit.server.metrics import FederationCollector, served
+    from tacit.server.roll import Roll
+    from tacit.server.superlink import SuperLink, TlsFiles
 
-        routes = EnrolmentRoutes(
-            membership,
-            hub.ca_der,
-            authorities=hub.authorities,
-            enrolled=enrolled,
-            left=lambda: membership.bring(link),
-        )
-        link = SuperLink(
-            hub.settings.host,
-            hub.settings.port,
-            tls=None if insecure else TlsFiles(hub.server_certificate, hub.server_key),
-            enrolment=routes,
-            enrolment_prefix=ENROLMENT_PREFIX,
-            refusal=roll,
-        )
+    return_large_blocks()
+    membership, roll = Membership(store, hub.registrar), Roll(store)
+    link: SuperLink
+
+    def enrolled(certificate: Certificate) -> None:
         membership.bring(link)
 
-        ledgers = Ledgers(store)
+    routes = EnrolmentRoutes(
+        membership,
+        hub.ca_der,
+        authorities=hub.authorities,
+        enrolled=enrolled,
+        left=lambda: membership.bring(link),
+    )
+    link = SuperLink(
+        hub.settings.host,
+        hub.settings.port,
+        tls=None if insecure else TlsFiles(hub.server_certificate, hub.server_key),
+        enrolment=routes,
+        enrolment_prefix=ENROLMENT_PREFIX,
+        refusal=roll,
+    )
+    membership.bring(link)
 
-        def standing() -> Status:
-            return read_status(hub.path, hub.settings.federation, url, store, now(), ledgers)
+    ledgers = Ledgers(store)
 
-        def described() -> Up:
-            return Up(
-                pid=os.getpid(),
-                started_at=began,
-                url=url,
-                version=__version__,
-                insecure=insecure,
-                metrics=figures_at,
-                clients={
-                    name: Client(
-                        online=one.online,
-                        seen=None if one.seen is None else datetime.fromtimestamp(int(one.seen), UTC),
-                    )
-                    for name, one in link.presence().items()
-                },
-            )
+    def standing() -> Status:
+        return read_status(hub.path, hub.settings.federation, url, store, now(), ledgers)
 
-        collector = FederationCollector(standing, store.figures, link.traffic, __version__)
-        figures = served(hub.settings.metrics, collector)
-        with figures as figures_at, closing(roll), link, Beacon(hub.path, described):
-            click.echo(f"listening on {url}")
-            Coordinator(hub, store, membership, link, stopped.is_set, stopped.wait).work()
+    def described() -> Up:
+        return Up(
+            pid=os.getpid(),
+            started_at=began,
+            url=url,
+            version=__version__,
+            insecure=insecure,
+            metrics=figures_at,
+            clients={
+                name: Client(
+                    online=one.online,
+                    seen=None if one.seen is None else datetime.fromtimestamp(int(one.seen), UTC),
+                )
+                for name, one in link.presence().items()
+            },
+        )
+
+    collector = FederationCollector(standing, store.figures, link.traffic, __version__)
+    figures = served(hub.settings.metrics, collector)
+    with figures as figures_at, closing(roll), link, Beacon(hub.path, described):
+        click.echo(f"listening on {url}")
+        Coordinator(hub, store, membership, link, stopped.is_set, stopped.wait).work()
 
 
 def _without_tls(host: str, port: int) -> str:

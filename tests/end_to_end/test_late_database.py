@@ -1,0 +1,62 @@
+"""A coordinator that is started before its database serves as soon as that is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tacit.server.coordinator_lock import holder
+
+from ..private_postgresql import URL, PrivatePostgresql, programs  # noqa: TID252 - tests are no package
+from .federation import Command, finished, until
+
+
+@pytest.fixture
+def database() -> Iterator[PrivatePostgresql]:
+    if URL not in os.environ or programs() is None:
+        pytest.skip(f"{URL} is not set, or PostgreSQL's own programs are not here")
+    server = PrivatePostgresql()
+    yield server
+    server.close()
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_a_coordinator_that_waits_for_its_database_can_be_stopped(tmp_path: Path, command: Command) -> None:
+    pytest.importorskip("psycopg")
+    db = f"postgresql+psycopg://tacit:hunter2@127.0.0.1:{free_port()}/tacit"
+    finished(command("coordinator", "init", "hub", "--port", free_port(), "--db", db))
+    up = command("coordinator", "up", "hub")
+    log = next(tmp_path.glob("*-coordinator-up.log"))
+    until(lambda: "waiting for it" in log.read_text())
+    # It is the directory's coordinator already: another one is refused, and `stop` finds it.
+    assert holder(tmp_path / "hub") is not None
+    finished(command("coordinator", "stop", "--dir", "hub"))
+    assert up.wait(timeout=60) == 0
+    assert log.read_text().count("\n") == 1 and "hunter2" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_coordinator_that_is_started_before_postgresql_opens_its_port_when_that_is_there(
+    tmp_path: Path, command: Command, database: PrivatePostgresql
+) -> None:
+    database.stop()
+    finished(command("coordinator", "init", "hub", "--port", free_port(), "--db", database.url))
+    up = command("coordinator", "up", "hub")
+    log = next(tmp_path.glob("*-coordinator-up.log"))
+    until(lambda: "waiting for it" in log.read_text())
+    database.start()
+    until(lambda: "listening on" in log.read_text())
+    said = log.read_text()
+    assert said.count("waiting for it") == said.count("the database is there") == 1
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(timeout=60) == 0
