@@ -19,7 +19,7 @@ from tacit.client.clauses import (
     ScheduleClause,
     SecureAggregationClause,
 )
-from tacit.models.recipe import Section
+from tacit.models.sections import Section
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.filters import RenyiFilter, Spending, renyi_filter
 from tacit.privacy.identity import Pins

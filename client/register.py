@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from tacit.models.data.options import parse_address
 from tacit.models.errors import InputError
-from tacit.models.recipe import Section
+from tacit.models.sections import Section
 from tacit.models.spelling import unknown
 from tacit.privacy.identity import check_name
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from tacit.client.proxy import DIRECT, read_proxy
 from tacit.models.errors import InputError
-from tacit.models.recipe import Section
+from tacit.models.sections import Section
 from tacit.models.spelling import nearest
 from tacit.privacy.identity import check_name
 

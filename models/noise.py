@@ -20,7 +20,8 @@ from scipy import stats
 
 from tacit.models.contributions import UPDATE, update_layout
 from tacit.models.evaluation_only import NOISED_SHARES
-from tacit.models.recipe import PrivacySection, Recipe, SecureAggregationSection
+from tacit.models.recipe import Recipe
+from tacit.models.sections import PrivacySection, SecureAggregationSection
 from tacit.privacy.accounting import cost, repeated
 from tacit.privacy.calibration import skellam_variance, smallest_noise, with_spare
 from tacit.privacy.clipping import CLIP_BIT_L2, AdaptiveClip, clip_bit, clip_bit_scale, clip_l2

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tacit.models.errors import InputError
 from tacit.models.noise import NoisePlan
-from tacit.models.recipe import TrainingSection
+from tacit.models.sections import TrainingSection
 from tacit.models.tasks import Task
 from tacit.models.training import LocalResult, TrainingDiverged
 from tacit.models.vector import Layout, read_vector, write_vector

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from tacit.models.recipe import TrainingSection
+from tacit.models.sections import TrainingSection
 from tacit.server.exchanges import Occasion
 from tacit.server.masked import MaskedRound
 from tacit.server.masking import Masking, Receipts

@@ -12,7 +12,8 @@ from typing import Any
 from tacit.models import broadcast
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.models.noise import NoisePlan
-from tacit.models.recipe import Recipe, SecureAggregationSection
+from tacit.models.recipe import Recipe
+from tacit.models.sections import SecureAggregationSection
 from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
 from tacit.privacy.identity import Identity

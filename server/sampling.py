@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.errors import InputError
-from tacit.models.recipe import TrainingSection
+from tacit.models.sections import TrainingSection
 from tacit.privacy.randomness import Keystream, Randomness
 
 

@@ -14,7 +14,7 @@ from tacit.models.data.classes import label_texts
 from tacit.models.data.rows import Rows, Source
 from tacit.models.errors import InputError
 from tacit.models.plan import Plan
-from tacit.models.recipe import PopulationSection
+from tacit.models.sections import PopulationSection
 from tacit.models.spelling import unknown
 
 Indices = NDArray[np.int64]

@@ -21,7 +21,8 @@ from tacit.client.policy import Policy
 from tacit.client.settings import Settings as AgentSettings
 from tacit.models.data.sources import CONNECTORS
 from tacit.models.errors import InputError
-from tacit.models.recipe import ModelSection, Recipe, StrategySection, recipe_from_dict
+from tacit.models.recipe import Recipe, recipe_from_dict
+from tacit.models.sections import ModelSection, StrategySection
 from tacit.models.zoo.catalogue import NAMES as MODELS
 from tacit.models.zoo.catalogue import check_options
 from tacit.server.serving import api, health, oip, pages

@@ -43,7 +43,7 @@ def test_a_cohort_that_cannot_be_masked_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("clients", [5, 6, 10, 20])
 def test_the_defaults_are_feasible_for_every_federation_of_five_or_more(clients: int) -> None:
-    from tacit.models.recipe import SecureAggregationSection
+    from tacit.models.sections import SecureAggregationSection
     from tacit.privacy.secagg.graph import allowed_dropouts, check_feasible, least_survivors
 
     settings = SecureAggregationSection()

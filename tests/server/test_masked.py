@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tacit.models.contributions import METRICS, UPDATE, WEIGHT, training_layout
 from tacit.models.messages import MASKED_ACTIONS, Reply
-from tacit.models.recipe import SecureAggregationSection, parse_recipe
+from tacit.models.recipe import parse_recipe
+from tacit.models.sections import SecureAggregationSection
 from tacit.privacy.codec import NO_DIGEST
 from tacit.privacy.identity import VerifiedSignatures
 from tacit.privacy.randomness import Keystream, SeededRandomness

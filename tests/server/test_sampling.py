@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.models.errors import InputError
-from tacit.models.recipe import Recipe, TrainingSection, parse_recipe
+from tacit.models.recipe import Recipe, parse_recipe
+from tacit.models.sections import TrainingSection
 from tacit.privacy.randomness import SeededRandomness, SystemRandomness
 from tacit.server.sampling import DrawnCohorts, RecordedCohorts, fixed_cohort, poisson_cohort
 

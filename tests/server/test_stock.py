@@ -14,7 +14,8 @@ from tacit.client.app import Agent
 from tacit.client.holdings import SourceHoldings
 from tacit.client.training import Workbench
 from tacit.models.errors import InputError
-from tacit.models.recipe import PrivacySection, SecureAggregationSection, load_recipe, parse_recipe
+from tacit.models.recipe import load_recipe, parse_recipe
+from tacit.models.sections import PrivacySection, SecureAggregationSection
 from tacit.server.attempts import RunFailed
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.models.errors import InputError
-from tacit.models.recipe import StrategySection
+from tacit.models.sections import StrategySection
 from tacit.server.strategies import strategy_named
 from tacit.server.strategies.adaptive import _CHUNK, Adaptive
 

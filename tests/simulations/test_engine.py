@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from pydantic import ValidationError
 
 from tacit.models.messages import Instruction, Reply
-from tacit.models.recipe import TrainingSection
+from tacit.models.sections import TrainingSection
 from tacit.server.exchanges import Occasion, Training
 from tacit.server.flower import MESSAGE_TYPES, GridTransport
 from tacit.server.rounds import Request, Round, RoundState

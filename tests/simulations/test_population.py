@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tacit.models.data.rows import Column, Findings, Rows, Schema, Source
 from tacit.models.data.splits import split
 from tacit.models.errors import InputError
-from tacit.models.recipe import PopulationSection
+from tacit.models.sections import PopulationSection
 from tacit.simulations.population import (
     Partition,
     SimulatedHoldings,
