@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -136,16 +136,26 @@ class Budget:
         used = ledger.settled if self.repeatable else ledger.settled | set(ledger.waiting)
         return max([kept, *(key[2] + 1 for key in used if key[:2] == at)])
 
-    def resume(self, state: RunState, number: int, clients: Sequence[str], *, going_on: int | None = None) -> RunState:
-        """Count what left before a crash in the middle of a round as spent, for everybody, at the fewest survivors.
+    def resume(
+        self,
+        state: RunState,
+        number: int,
+        left: Mapping[str, int],
+        everybody: Iterable[str],
+        *,
+        going_on: int | None = None,
+    ) -> RunState:
+        """Count what left before a crash in the middle of a round as spent, at the fewest survivors.
 
         That is every attempt that ended without a sum, which no state was kept of, and the one that was broken off,
-        unless it is repeated or gone on with.
+        unless it is repeated or gone on with. Who took part in those that ended was kept with them, also of clients
+        that are away now; in one that was broken off without a word of whom it asked, everybody may have.
 
         Args:
             state: the run's.
             number: the round.
-            clients: who may have taken part.
+            left: how many inputs of each client have left in attempts that ended.
+            everybody: all clients that are known.
             going_on: the attempt that is gone on with where it was; it is counted when it ends.
         """
         ledger, at = self.accounts.state, (self.run, number)
@@ -154,10 +164,13 @@ class Budget:
         lost = ended + len(broken_off)
         if not lost:
             return state
-        cohort = min(self.recipe.training.cohort or len(clients), len(clients))
+        # Whatever the cohorts were: the noise of the fewest survivors that counts is the same for all of them.
+        cohort = min(self.recipe.training.cohort or self.clients, self.clients)
         fewest = Spent(cohort, fewest_of(self.plan(state, cohort)))
         taken = Counter(state.taken)
-        taken.update({client: lost for client in clients})
+        taken.update(left)
+        if broken_off:
+            taken.update({client: len(broken_off) for client in everybody})
         return replace(state, spent=(*state.spent, *lost * (fewest,)), taken=dict(taken))
 
     def void_unannounced(self, number: int, *, announced: int | None) -> None:

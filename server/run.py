@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -239,7 +240,7 @@ class Run:
             announced = broken_off.attempt if broken_off else None
             if self.phases is not None:
                 self.budget.void_unannounced(number, announced=announced)
-            state = self.budget.resume(state, number, self._attempts.clients(), going_on=announced)
+            state = self.budget.resume(state, number, self._taken(number), self._everybody(number), going_on=announced)
             first = self.budget.next_attempt(number, first) if announced is None else announced
         for attempt in range(first, first + ATTEMPTS):
             resumed = at_attempt(broken_off, attempt)
@@ -287,6 +288,20 @@ class Run:
     def _has_begun(self, number: int) -> bool:
         """Return whether a round was under way when another process ended: what left for it is to be counted."""
         return self.recorder.attempts(number) > 0 or self._attempts.broken_off(number) is not None
+
+    def _taken(self, number: int) -> Mapping[str, int]:
+        """Return how many inputs of each client have left for a round in attempts that were kept."""
+        if not self.recorder.attempts(number):
+            return {}
+        asked = self.recorder.asked(number)
+        return Counter(
+            inputs_left(asked) if self.masking else (one.client for one in asked if one.outcome != "refused")
+        )
+
+    def _everybody(self, number: int) -> Iterator[str]:
+        """Yield every client that is there, or was ever asked, once."""
+        earlier = (one.client for at in range(number + 1) for one in self.recorder.asked(at))
+        yield from dict.fromkeys([*self.transport.clients(), *earlier])
 
     def _able(self, state: RunState, left: Collection[str]) -> tuple[str, ...]:
         """Return who may be asked; nobody, where too few are left that have not taken part as often as they may."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,36 @@ def test_a_coordinator_killed_after_giving_back_an_attempt_makes_the_next_one(tm
     assert (state.round, state.spent, state.taken) == (expected.round, expected.spent, expected.taken)
     assert [one[:3] for one in killed.history()][1:] == [(1, 1, "committed"), (2, 0, "committed")]
     assert spent(killed.store) == spent(whole.store)
+
+
+class Thinned(Federation):
+    """Of the first cohort at round 1 one is lost when its input is asked for, and with it the attempt."""
+
+    def _vanish(self, client: int, action: str, number: int, attempt: int) -> bool:
+        if (action, number, attempt) != ("mask", 1, 0):
+            return False
+        return f"c{client:02d}" == min(name for name, *at in self.answers if at == ["advertise", 1, 0])
+
+
+def test_whose_input_left_before_a_crash_is_counted_also_while_it_is_away_and_nobody_else_is(tmp_path: Path) -> None:
+    federation = Thinned(tmp_path / "run", [*NOISED, "training.cohort=3", "secure_aggregation.min_cohort=3"])
+
+    def die_once_the_attempt_was_kept() -> None:
+        if federation.store.next_attempt("run", 1) == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        federation.coordinate(moment=die_once_the_attempt_was_kept)
+    asked = sorted(name for name, *at in federation.answers if at == ["advertise", 1, 0])
+    assert len(asked) == 3
+    # One of the two whose inputs left is away when the coordinator is back.
+    members = federation.members
+    (node,) = [at for at, name in members.names.items() if name == asked[1]]
+    del members.names[node], members.agents[node]
+    state = federation.coordinate()
+    left = Counter(name for name, action, number, _ in federation.answers if action == "mask" and number)
+    assert dict(state.taken) == left and left[asked[1]] == 1
+    assert sum(left.values()) == 2 + 3 + 3
 
 
 def test_a_run_that_is_to_stop_counts_the_round_that_another_process_was_in_the_middle_of(tmp_path: Path) -> None:
