@@ -26,6 +26,7 @@ from tacit.privacy.randomness import SeededRandomness
 from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.flower import GridTransport
+from tacit.server.phases import Phases
 from tacit.server.recorder import StoreRecorder
 from tacit.server.reports import RoundReport
 from tacit.server.run import ATTEMPTS, Run
@@ -251,6 +252,12 @@ def test_a_wrong_name_is_found_before_anybody_is_asked(override: str, expected: 
     with pytest.raises(InputError, match=expected):
         a_run(override, world=World(ears)).execute()
     assert asked == []
+
+
+def test_rounds_whose_attempts_nothing_announces_have_no_phases(tmp_path: Path) -> None:
+    """Or what is reserved for a round without masks would be given back after a crash, and its updates have left."""
+    with new_store(tmp_path) as store, pytest.raises(ValueError, match="only masked rounds have phases"):
+        a_run(phases=Phases(store, "run", tmp_path / "phases", dict))
 
 
 # Clients that fail
