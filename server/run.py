@@ -140,7 +140,7 @@ class Run:
         if self._noised != (self.budget is not None):
             raise ValueError("a run has a budget exactly if its recipe promises something")
         if self.phases is not None and self.masking is None:
-            # Nothing announces their attempts: what is reserved for one would be given back as if nobody had been asked.
+            # Nothing announces their attempts: a reservation would be given back as if nobody had been asked.
             raise ValueError("only masked rounds have phases")
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
         self._fruitless = 0
