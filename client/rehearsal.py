@@ -30,6 +30,7 @@ from tacit.models.plan import Plan
 from tacit.models.preparation import has_public_features, preparation_sums, prepared_plan, public_plan
 from tacit.models.recipe import Recipe
 from tacit.models.tasks import task_named
+from tacit.models.thresholds import colluders_in
 from tacit.models.vector import read_vector
 from tacit.privacy.clipping import clip_l2
 from tacit.privacy.codec import NO_DIGEST, sha256
@@ -259,7 +260,7 @@ def _step(run: str, name: str, plan: Plan, vector: NDArray[np.float32] | None, c
         rotation_seed=bytes(32),
         cohort=cohort,
         min_cohort=settings.min_cohort,
-        colluders=math.floor(settings.colluding * cohort),
+        colluders=colluders_in(settings, cohort),
         dropout=settings.dropout,
         mechanism=noise.mechanism if noise else "none",
         mechanism_parameters=noise.parameters if noise else (),

@@ -16,12 +16,12 @@ from functools import lru_cache
 import numpy as np
 from dp_accounting import NeighboringRelation, dp_event
 from numpy.typing import NDArray
-from scipy import stats
 
 from tacit.models.contributions import UPDATE, update_layout
 from tacit.models.evaluation_only import NOISED_SHARES
 from tacit.models.recipe import Recipe
 from tacit.models.sections import PrivacySection, SecureAggregationSection
+from tacit.models.thresholds import abort_probability, cohort_terms
 from tacit.privacy.accounting import cost, repeated
 from tacit.privacy.calibration import skellam_variance, smallest_noise, with_spare
 from tacit.privacy.clipping import CLIP_BIT_L2, AdaptiveClip, clip_bit, clip_bit_scale, clip_l2
@@ -31,7 +31,6 @@ from tacit.privacy.mechanisms import local_gaussian, local_variance, skellam_sha
 from tacit.privacy.randomness import Keystream
 from tacit.privacy.rotation import coordinate_bound
 from tacit.privacy.secagg.encoding import prepare
-from tacit.privacy.secagg.graph import MILLION, check_feasible, graph_of, least_survivors
 from tacit.privacy.secagg.layout import Block, Layout
 from tacit.privacy.terms import Cohort, GaussianNoise, GridNoise, Noise, Observer, Place, RecordNoise, Sampling, Terms
 
@@ -45,8 +44,6 @@ LEAST_STEPS = 4096.0
 CLIP_BIT_NOISE = 1 / 20
 # Of a record's gradient: rare sampling could do with less noise, which would protect nobody who was sampled.
 LEAST_RECORD_NOISE = 0.25
-# Sizes of cohorts that are drawn less often than this, at either end, are taken to be impossible.
-UNLIKELY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ def noise_plan(
         cohort,
         training.cohort or cohort if poisson else cohort,
         expected / everybody if poisson else 1.0,
-        _abort_probability(recipe.secure_aggregation, expected, everybody) if poisson else 0.0,
+        abort_probability(recipe.secure_aggregation, expected, everybody) if poisson else 0.0,
         float(training.batch_size),
         training.local_steps or 1,
     )
@@ -265,7 +262,7 @@ def _example_plan(shape: _Shape, clip: float) -> NoisePlan:
         rate, shape.local_steps * shape.horizon, shape.epsilon, shape.delta
     )
     noise = RecordNoise(multiplier, rate, shape.local_steps)
-    cohort = _cohort(shape.thresholds, shape.cohort) if shape.thresholds else Cohort(2)
+    cohort = cohort_terms(shape.thresholds, shape.cohort) if shape.thresholds else Cohort(2)
     terms = Terms("example", "local", noise, shape.delta, clip, cohort)
     layout = update_layout(shape.parameters, shape.cohort) if shape.thresholds else None
     return NoisePlan(terms, shape.horizon, shape.cohort, layout, None, 0.0, multiplier)
@@ -300,7 +297,7 @@ def _grid_plan(shape: _Shape, thresholds: SecureAggregationSection, clip: float,
     multiplier = _multiplier(shape, bound, chosen)
     counted = (multiplier * bound.l2) ** 2
     hypothetical = privacy.noise_cohort or 0
-    cohort = _cohort(thresholds, hypothetical or shape.cohort)
+    cohort = cohort_terms(thresholds, hypothetical or shape.cohort)
     noise: Noise
     if central:
         noise, added = GaussianNoise(multiplier), 0.0
@@ -377,36 +374,6 @@ def _sampling(shape: _Shape) -> Sampling:
         everyone_waited_for=True,
         abort_probability=shape.abort_probability,
     )
-
-
-@lru_cache(maxsize=64)
-def _abort_probability(thresholds: SecureAggregationSection, expected: int, everybody: int) -> float:
-    """Return the chance that a poisson cohort is of a size that no round can have."""
-    drawn = stats.binom(everybody, expected / everybody)
-    low, high = int(drawn.ppf(UNLIKELY)), int(drawn.isf(UNLIKELY))
-    impossible = [size for size in range(low, high + 1) if not _is_possible(thresholds, size)]
-    return min(1.0, 2.0 * UNLIKELY + float(drawn.pmf(impossible).sum()))
-
-
-def _is_possible(thresholds: SecureAggregationSection, size: int) -> bool:
-    """Say whether an offer can be made to so many: that of a masked round is checked as `Offer` checks it."""
-    if not thresholds.enabled:
-        return size > 0
-    if size < thresholds.min_cohort:
-        return False
-    try:
-        cohort = _cohort(thresholds, size)
-        dropout_ppm = int(thresholds.dropout * MILLION + 0.5)
-        check_feasible(graph_of(size), size, cohort.min_survivors, cohort.colluders, dropout_ppm)
-    except PrivacyError:
-        return False
-    return True
-
-
-def _cohort(thresholds: SecureAggregationSection, cohort: int) -> Cohort:
-    dropout_ppm = int(thresholds.dropout * MILLION + 0.5)
-    survivors = least_survivors(cohort, thresholds.min_cohort, dropout_ppm)
-    return Cohort(survivors, math.floor(thresholds.colluding * cohort))
 
 
 def _reach(l2_clip: float, parameters: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -14,12 +13,13 @@ from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.models.noise import NoisePlan
 from tacit.models.recipe import Recipe
 from tacit.models.sections import SecureAggregationSection
+from tacit.models.thresholds import colluders_in, dropout_ppm, survivors_of
 from tacit.privacy import identity as identities
 from tacit.privacy.codec import NO_DIGEST, Verify, sha256
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import Randomness
 from tacit.privacy.secagg.blame import convicted
-from tacit.privacy.secagg.graph import MILLION, graph_of, least_survivors, topology
+from tacit.privacy.secagg.graph import graph_of, topology
 from tacit.privacy.secagg.layout import Infeasible, Layout
 from tacit.privacy.secagg.offer import ELIDED, MAX_MEMBERS, Offer
 from tacit.privacy.secagg.policy import adversary
@@ -187,11 +187,6 @@ class Masking:
             self.acknowledged += 1
 
 
-def colluders_in(settings: SecureAggregationSection, cohort: int) -> int:
-    """Return c, how many of a cohort may collude with the coordinator."""
-    return math.floor(settings.colluding * cohort)
-
-
 def aggregation_facts(recipe: Recipe, clients: int) -> dict[str, Any]:
     """Return how the rounds of a recipe hide single updates, for a full cohort, as plain values; None where not at all.
 
@@ -206,15 +201,14 @@ def aggregation_facts(recipe: Recipe, clients: int) -> dict[str, Any]:
     if not settings.enabled:
         return {"enabled": False} | facts
     graph, colluders = graph_of(cohort), colluders_in(settings, cohort)
-    dropout_ppm = round(settings.dropout * MILLION)
     return (
         {"enabled": True}
         | facts
         | {
-            "threshold": topology(graph, cohort, colluders, dropout_ppm, NO_DIGEST).threshold,
+            "threshold": topology(graph, cohort, colluders, dropout_ppm(settings), NO_DIGEST).threshold,
             "min_cohort": settings.min_cohort,
             "mode": settings.mode,
-            "min_survivors": least_survivors(cohort, settings.min_cohort, dropout_ppm),
+            "min_survivors": survivors_of(settings, cohort),
             "colluders": colluders,
             "dropout": settings.dropout,
             "graph": graph,
