@@ -34,7 +34,7 @@ from tacit.client.settings import Settings, default_settings_toml, parse_setting
 from tacit.models.durable import write_directory, write_file
 from tacit.models.errors import InputError
 from tacit.models.key_file import read_identity
-from tacit.privacy.identity import Identity
+from tacit.privacy.identity import Identity, check_name
 from tacit.privacy.ledger import Verified
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.privacy.terms import Unit
@@ -73,16 +73,22 @@ class AgentDirectory:
             InputError: it is none, a file is missing, cannot be used, or is open to other users.
         """
         try:
-            check_private(path.stat(), path, stat.S_ISDIR, "directory", "700")
+            found = path.stat()
+            # Before a word about permissions: it may be any directory, such as the one that a command was given in.
+            if stat.S_ISDIR(found.st_mode) and os.access(path, os.X_OK) and not os.path.lexists(path / KEY):
+                raise InputError(
+                    f"is no agent's directory: it has no {KEY}",
+                    where=str(path),
+                    right="name another with --dir, or restore the key",
+                )
+            check_private(found, path, stat.S_ISDIR, "directory", "700")
         except FileNotFoundError:
             raise InputError("there is no such directory", where=str(path), right=f"tacit agent init {path}") from None
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
         identity = read_identity(path / KEY)
-        if identity is None:
-            raise InputError(
-                f"is no agent's directory: it has no {KEY}", where=str(path), right="name another, or restore the key"
-            )
+        if identity is None:  # it was there a moment ago
+            raise InputError("is missing", where=str(path / KEY))
         policy, settings, register = (path / name for name in (POLICY, SETTINGS, REGISTER))
         return cls(
             path=path,
@@ -241,12 +247,14 @@ def init(path: Path, name: str, randomness: Randomness = _SYSTEM) -> AgentDirect
     Raises:
         InputError: there is something at `path`, it cannot be made, or the name cannot be one.
     """
-    settings = default_settings_toml(name)
-    parse_settings(settings, where="--name")
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise InputError(f"{name[:64]!r} is no name", where="--name", right=str(error)) from None
     files = {
         KEY: randomness.key("identity", "agent"),
         POLICY: default_policy_toml().encode(),
-        SETTINGS: settings.encode(),
+        SETTINGS: default_settings_toml(name).encode(),
         REGISTER: Register().to_toml().encode(),
     }
     try:

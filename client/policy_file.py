@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tacit.client.clauses import PrivacyClause
 from tacit.client.policy import Policy, shown
 from tacit.models.errors import InputError
-from tacit.models.spelling import nearest
+from tacit.models.spelling import suggestion
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.filters import renyi_filter
 
@@ -145,8 +145,7 @@ def _readable(error: ValidationError, where: str) -> InputError:
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         clause = Policy if len(path) == 1 else type(Policy.model_fields[path[0]].get_default())
-        closest = nearest(path[-1], clause.model_fields)
-        return InputError(f"unknown key {shown(key)}", where=where, right=f"the nearest is {closest!r}")
+        return InputError(f"unknown key {shown(key)}", where=where, right=suggestion(path[-1], clause.model_fields))
     message = problem["msg"][:1].lower() + problem["msg"][1:]
     return InputError(f"{shown(key)} is not usable", where=where, right=message)
 

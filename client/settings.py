@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import tomllib
 
 from pydantic import Field, ValidationError, field_validator
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from tacit.client.proxy import DIRECT, read_proxy
 from tacit.models.errors import InputError
 from tacit.models.sections import Section
-from tacit.models.spelling import nearest
+from tacit.models.spelling import suggestion
 from tacit.privacy.identity import check_name
 
 
@@ -106,8 +107,8 @@ def parse_settings(text: str, *, where: str) -> Settings:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ".".join(map(str, problem["loc"]))[:64]
         if problem["type"] == "extra_forbidden":
-            closest = nearest(key, Settings.model_fields)
-            raise InputError(f"unknown key {key!r}", where=where, right=f"the nearest is {closest!r}") from None
+            right = suggestion(key, Settings.model_fields)
+            raise InputError(f"unknown key {key!r}", where=where, right=right) from None
         message = problem["msg"][:1].lower() + problem["msg"][1:]
         raise InputError(f"{key!r} is not usable", where=where, right=message) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
@@ -119,5 +120,6 @@ def default_settings_toml(name: str) -> str:
     lines = ["# How this agent works on this machine. No coordinator sees any of it but the name."]
     for key, field in Settings.model_fields.items():
         value = name if key == "name" else field.get_default()
-        lines += ["", f"# {field.description}", f"{key} = {json.dumps(value)}"]
+        comment = textwrap.wrap(field.description or "", 100, initial_indent="# ", subsequent_indent="# ")
+        lines += ["", *comment, f"{key} = {json.dumps(value)}"]
     return "\n".join(lines) + "\n"

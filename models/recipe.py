@@ -28,7 +28,7 @@ from tacit.models.sections import (
     TaskSection,
     TrainingSection,
 )
-from tacit.models.spelling import nearest, unknown
+from tacit.models.spelling import suggestion, unknown
 
 
 class Recipe(Section):
@@ -159,9 +159,7 @@ def _readable(error: ValidationError, where: str) -> InputError:
         for part in path[:-1]:
             annotation = model.model_fields[part].annotation
             model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
-        return InputError(
-            f"unknown key {key!r}", where=where, right=f"the nearest is {nearest(path[-1], model.model_fields)!r}"
-        )
+        return InputError(f"unknown key {key!r}", where=where, right=suggestion(path[-1], model.model_fields))
     if problem["type"] == "missing":
         return InputError(f"the key {key!r} is missing", where=where)
     message = problem["msg"][:1].lower() + problem["msg"][1:]

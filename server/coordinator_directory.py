@@ -28,7 +28,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tacit.models.durable import write_directory
 from tacit.models.errors import InputError
 from tacit.models.invitation import coordinator_address
-from tacit.models.spelling import nearest
+from tacit.models.spelling import suggestion
 from tacit.privacy.identity import Identity, check_name
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.server import tls_rotation
@@ -237,6 +237,13 @@ def open_directory(path: Path, now: datetime) -> CoordinatorDirectory:
     """
     if not path.is_dir():
         raise InputError("there is no such directory", where=str(path), right="`tacit coordinator init` makes one")
+    if os.access(path, os.X_OK) and not any(os.path.lexists(path / name) for name in (SETTINGS, COORDINATOR_KEY)):
+        # Before a word about permissions: it may be any directory, such as the one that the command was given in.
+        raise InputError(
+            f"is no coordinator's directory: it has no {SETTINGS}",
+            where=str(path),
+            right="name another with --dir, or make one by `tacit coordinator init`",
+        )
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InputError("others can enter it", where=str(path), right=f"chmod 700 {path}")
     settings = read_settings(path / SETTINGS)
@@ -279,7 +286,7 @@ def _settings(values: dict[str, object], where: str) -> Settings:
         key = ".".join(map(str, found["loc"]))
         right = ""
         if found["type"] == "extra_forbidden":
-            right = f"the nearest key is {nearest(key, Settings.model_fields)!r}"
+            right = suggestion(key, Settings.model_fields)
         what = found["msg"].removeprefix("Value error, ")
         raise InputError(f"{key!r}: {what}", where=where, right=right) from None
 

@@ -74,11 +74,9 @@ class Lazy(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest command when one is not known."""
         if args and args[0] not in self._table and not args[0].startswith("-"):
-            from tacit.models.spelling import nearest
+            from tacit.models.spelling import suggestion
 
-            raise click.UsageError(
-                f"no such command {args[0]!r}; the nearest is {nearest(args[0], self._table)!r}", ctx
-            )
+            raise click.UsageError(f"no such command {args[0]!r}; {suggestion(args[0], self._table)}", ctx)
         return super().resolve_command(ctx, args)
 
 

@@ -77,7 +77,7 @@ def test_a_directory_that_cannot_be_finished_is_not_begun(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, 'a"\n[', "é"])
 def test_an_agent_has_a_name_that_a_certificate_can_have(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--name: 'name' is not usable; a name has 1 to 64"):
+    with pytest.raises(InputError, match="is no name; a name has 1 to 64"):
         init(tmp_path / "agent", name)
     assert list(tmp_path.iterdir()) == []
 
@@ -131,9 +131,15 @@ def test_a_path_that_vanished_is_answered_with_how_to_make_it(tmp_path: Path) ->
     with pytest.raises(InputError, match="is no directory"):
         (tmp_path / "file").write_text("")
         AgentDirectory.open(tmp_path / "file")
-    (tmp_path / "other").mkdir(mode=0o700)
-    with pytest.raises(InputError, match="is no agent's directory: it has no agent.key"):
-        AgentDirectory.open(tmp_path / "other")
+
+
+def test_nobody_is_told_to_close_a_directory_that_is_no_agents(tmp_path: Path) -> None:
+    for mode in (0o700, 0o755):
+        (tmp_path / "other").mkdir(mode=mode)
+        with pytest.raises(InputError, match="is no agent's directory: it has no agent.key") as caught:
+            AgentDirectory.open(tmp_path / "other")
+        assert "chmod" not in str(caught.value)
+        (tmp_path / "other").rmdir()
 
 
 def test_data_that_are_registered_stand_in_the_register_and_in_the_account(made: AgentDirectory) -> None:

@@ -11,7 +11,10 @@ def test_the_default_file_explains_every_key_and_says_what_the_defaults_say() ->
     text = default_settings_toml("ward-7")
     assert parse_settings(text, where="settings.toml") == Settings(name="ward-7")
     for key, field in Settings.model_fields.items():
-        assert f"# {field.description}\n{key} = " in text
+        comment, _, _ = text.partition(f"\n{key} = ")
+        said = comment.rpartition("\n\n")[2].replace("\n# ", " ")
+        assert said == f"# {field.description}"
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(

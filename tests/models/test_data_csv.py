@@ -235,7 +235,7 @@ def test_an_infinite_or_garbled_target_is_refused(table):
         ("a,a,y\n1,1,u\n", "", "table.csv: line 1: two columns have the same name"),
         ('a,y\n"1,u\n', "", "is not well-formed CSV"),
         ("y\nu\nv\n", "", "there is no feature column"),
-        ("a,y\n1,u\n2,v\n", "numeric=b", "option numeric: unknown column 'b'; the nearest is 'a'"),
+        ("a,y\n1,u\n2,v\n", "numeric=b", "option numeric: unknown column 'b'; known are 'a', 'y'"),
         ("a,y\n1,u\n2,v\n", "drop=aa", "option drop: unknown column 'aa'; the nearest is 'a'"),
         ("a,y\n1,u\n2,v\n", "drop=y", "option drop: names the label"),
         ("a,y\n1,u\n2,v\n", "numeric=a&categorical=a", "column 'a' is both"),
@@ -287,7 +287,7 @@ def test_files_of_one_folder_must_have_the_same_columns(table, tmp_path):
     message = refused(tmp_path / "sites")
     assert "south.csv: has no column 'a'" in message
     table("a,b,y\n1,2,u\n", "sites/south.csv")
-    assert "south.csv: unknown column 'b'; the nearest is 'a'" in refused(tmp_path / "sites")
+    assert "south.csv: unknown column 'b'; known are 'a'" in refused(tmp_path / "sites")
 
 
 def test_a_table_serves_no_image_task(table):

@@ -4,7 +4,7 @@ import pytest
 from tacit.models.data.rows import Column, Schema
 from tacit.models.errors import InputError
 from tacit.models.features import rows_from_images, rows_from_records
-from tacit.models.spelling import nearest, unknown
+from tacit.models.spelling import nearest, suggestion, unknown
 
 TABLE = Schema((Column("age", "numeric"), Column("job", "categorical")), "y", ("no", "yes"))
 GREY = Schema((Column("image", "image", (1, 2, 3)),), "y", ("a", "b"))
@@ -90,6 +90,15 @@ def test_the_row_of_a_faulty_pixel_is_named():
 def test_the_nearest_name_is_the_one_that_looks_most_alike():
     assert nearest("Epsilom", ["delta", "epsilon", "rounds"]) == "epsilon"
     assert nearest("x", []) is None
+
+
+def test_what_nothing_resembles_is_told_what_there_is_instead():
+    assert suggestion("label", ["age", "stay", "outcome"]) == "known are 'age', 'stay', 'outcome'"
+    assert suggestion("lable", ["label", "age"]) == "the nearest is 'label'"
+    assert suggestion("y", ["age", "label_y"]) == "the nearest is 'label_y'"
+    assert suggestion("x", ["b"]) == "known is 'b'"
+    assert suggestion("x", []) == "none is known"
+    assert suggestion("?", [f"column {number}" for number in range(1000)]).endswith("'column 9' and others")
 
 
 def test_an_unknown_name_stays_on_one_line_and_short():

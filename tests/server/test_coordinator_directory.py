@@ -194,6 +194,12 @@ def test_a_damaged_file_is_named(name: str, made: CoordinatorDirectory) -> None:
     assert str(made.path / name) in refused(made.path)
 
 
+def test_nobody_is_told_to_close_a_directory_that_is_no_coordinators(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    text = refused(tmp_path)
+    assert "is no coordinator's directory: it has no coordinator.toml" in text and "chmod" not in text
+
+
 def test_a_directory_that_others_can_enter_is_refused(made: CoordinatorDirectory) -> None:
     made.path.chmod(0o750)
     assert "chmod 700" in refused(made.path)
@@ -220,7 +226,7 @@ def test_a_clock_that_is_far_off_is_told(years: int, made: CoordinatorDirectory)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("port", "prot"), "'prot': .*the nearest key is 'port'"),
+        (lambda text: text.replace("port", "prot"), "'prot': .*the nearest is 'port'"),
         (lambda text: text.replace("port = 9092", 'port = "9092"'), "'port'"),
         (lambda text: text + "\nport = 1", "is no TOML"),
         (lambda text: text.replace("https", "http"), "https://HOST:PORT"),
