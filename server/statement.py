@@ -126,7 +126,7 @@ def _trust(recipe: Recipe, facts: dict[str, Any]) -> dict[str, str]:
     elif settings.mode == "elided":
         to_coordinator = "a simulation without masks: nothing hides one client's update"
     else:
-        to_coordinator = f"{summed(recipe)}s are masked, against a {facts['adversary']}: only sums can be seen"
+        to_coordinator = f"{summed(recipe)}s are masked, against the {facts['adversary']}: only sums can be seen"
     noise = {
         None: "nobody adds noise: what is released says what it says",
         "distributed": "the other clients, but for the colluders, to add their share of the noise",

@@ -127,6 +127,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters["figure"] = _figure
+    templates.filters["records"] = _records
     templates.filters["sentence"] = privacy_sentence
     templates.filters["summary"] = privacy_summary
     templates.tests["guarantee"] = is_guarantee
@@ -137,6 +138,13 @@ def _templates() -> jinja2.Environment:
 @lru_cache(maxsize=len(_ASSETS))
 def _asset(name: str) -> bytes:
     return (files(__package__) / "static" / name).read_bytes()
+
+
+def _records(value: object) -> list[Mapping[str, Any]]:
+    """Return what can be shown as a table, records that all have the same keys; empty for anything else."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, Mapping) for one in value):
+        return []
+    return value if all(list(one) == list(value[0]) for one in value) else []
 
 
 def _figure(value: object) -> str:
