@@ -19,6 +19,7 @@ FILES = ("model.safetensors", "config.json", "README.md")
 _INCOMING = ".incoming-"
 _INCOMING_LIFETIME_SECONDS = 24 * 3600
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_reference(text: str) -> tuple[str, str | None]:
@@ -191,6 +192,9 @@ class Registry:
         return found
 
     def _directory(self, digest: str) -> Path:
+        # A database that came out of somebody's backup may say anything, and this leads to where files are.
+        if not _DIGEST.fullmatch(digest):
+            raise InputError("is no digest of a model's files", where=repr(digest[:64]))
         return self.root / "sha256" / digest[:2] / digest
 
     def _place(self, incoming: Path, new: NewModelVersion) -> None:

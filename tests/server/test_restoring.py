@@ -187,6 +187,31 @@ def test_compressed_members_are_refused_before_they_fill_the_disk(hub: Coordinat
     assert "is no backup" in refused(lambda: restore(file, tmp_path / "new", LATER))
 
 
+@pytest.mark.parametrize("way", ["../../{}", "{root}/{}"])
+def test_no_database_in_a_backup_moves_or_removes_what_is_not_its_own(
+    hub: CoordinatorDirectory, tmp_path: Path, way: str
+) -> None:
+    """A version's files are where its digest says, and a digest that is a path leads to what lies beside."""
+    import sqlite3
+    from contextlib import closing
+
+    made = back_up(hub, tmp_path / "a.backup", NOW)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "one").write_bytes(b"dear to somebody")
+
+    def forge(content: bytes) -> bytes:
+        path = tmp_path / "forged.sqlite"
+        path.write_bytes(content)
+        digest = way.format("photographs", root=tmp_path)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE model_versions SET digest = ? WHERE version = (SELECT max(version) FROM model_versions)", (digest,))
+        return path.read_bytes()
+
+    file = rewritten(made.file, tmp_path / "b.backup", lambda files: swap(files, "database.sqlite", forge))
+    assert "is no digest" in refused(lambda: restore(file, tmp_path / "new", LATER))
+    assert (tmp_path / "photographs" / "one").read_bytes() == b"dear to somebody"
+
+
 def test_a_ledger_with_a_changed_record_is_refused(hub: CoordinatorDirectory, tmp_path: Path) -> None:
     import sqlite3
     from contextlib import closing
