@@ -21,9 +21,11 @@ from tacit.models.vector import write_vector
 def evaluation_values(instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench) -> Sums:
     """Return what the agent's rows add to an exact evaluation of the instruction's vector, by block.
 
+    Whatever the model puts out, it is not refused.
+
     Raises:
         Refused: there are no rows of the kind that the plan asks for.
-        InputError: the model puts out what is no finite number, or the task's metrics do not follow from sums.
+        InputError: the task's metrics do not follow from sums.
         ValueError: the plan or the vector cannot be used.
     """
     sums = evaluation_sums(plan)
@@ -35,7 +37,7 @@ def evaluation_values(instruction: Instruction, plan: Plan, holdings: Holdings, 
 def evaluation_vector(
     instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
 ) -> NDArray[np.float32]:
-    """Return what the agent adds under a promise, before noise; whatever the model puts out, it is not refused.
+    """Return what the agent adds under a promise, before noise; it is not refused whatever the model puts out either.
 
     Raises:
         Refused: there are no rows of the kind that the plan asks for.

@@ -2,7 +2,11 @@
 
 Every number is a sum over rows, so what several clients add up to is what their rows would give if they lay together,
 and the metrics are those of the pooled rows: counts exactly, loss and confidences to 2^-24 a client, a regression's
-errors to 2^-128. Where an output is no finite number the client gives nothing.
+errors to 2^-128.
+
+What a model puts out is bounded first. A row with an output that is no finite number counts as the worst that there
+is: a client that refused because of it, or whose sums did not fit, would say something of its own rows to a coordinator
+that chooses the model, and without a mask.
 """
 
 from __future__ import annotations
@@ -38,6 +42,9 @@ ROWS, ERRORS = "rows", "errors"
 COUNT_BITS = 47
 # Up to so many classes every pair of them is counted, and the scores of each; for more, each class alone, no scores.
 MOST_CLASSES_IN_FULL = 64
+# Beyond any score or error of use, and as many rows of them as a client can hold still fit into its sums.
+LARGEST_SCORE = 2.0**14
+LARGEST_ERROR = 2.0**40  # in units of the targets' scale
 SCORE_BINS = 200
 CALIBRATION_BINS = 16  # fifteen of equal width, and one for certainty
 
@@ -54,11 +61,7 @@ class EvaluationSums(Protocol):
         ...
 
     def of(self, outputs: Tensor, targets: Tensor) -> Sums:
-        """Return the sums over a batch: the network's outputs, `(rows, outputs)`, and the targets, `(rows,)`.
-
-        Raises:
-            InputError: an output is no finite number.
-        """
+        """Return the sums over a batch: the network's outputs, `(rows, outputs)`, and the targets, `(rows,)`."""
         ...
 
     def metrics(self, totals: Sums) -> dict[str, float]:
@@ -97,7 +100,7 @@ def count_rows(model: nn.Module, inputs: Tensor, targets: Tensor, sums: Evaluati
     """Return one client's sums: what its rows add to an evaluation of `model`.
 
     Raises:
-        InputError: there is no row, or an output is no finite number.
+        InputError: there is no row.
     """
     totals = {block.name: np.zeros(block.size, dtype=np.float64) for block in sums.blocks}
 
@@ -143,8 +146,8 @@ class ClassificationSums:
 
     def of(self, outputs: Tensor, targets: Tensor) -> Sums:
         """Return the sums over a batch: logits `(rows, classes)`, class indices `(rows,)`."""
-        outputs, targets, classes = outputs.detach().float().cpu(), targets.cpu(), len(self.classes)
-        check_finite(outputs)
+        targets, classes = targets.cpu(), len(self.classes)
+        outputs = _scores(outputs.detach().float().cpu(), targets)
         probabilities = torch.softmax(outputs, dim=-1)
         confidences, predicted = probabilities.max(dim=-1)
         pairs = targets * classes + predicted
@@ -267,8 +270,9 @@ class RegressionSums:
     def of(self, outputs: Tensor, targets: Tensor) -> Sums:
         """Return the sums over a batch: outputs `(rows, 1)`, targets `(rows,)`."""
         predicted = outputs.detach().cpu().double().squeeze(-1)
-        check_finite(predicted)
+        predicted = predicted.nan_to_num(nan=LARGEST_ERROR).clamp(-LARGEST_ERROR, LARGEST_ERROR)
         wanted = (targets.cpu().double() - self.target_mean) / self.target_scale
+        wanted = wanted.clamp(-LARGEST_ERROR, LARGEST_ERROR)
         errors = predicted - wanted
         sums = [errors.abs().sum(), errors.square().sum(), wanted.sum(), wanted.square().sum()]
         return {ROWS: np.array([float(len(targets))]), ERRORS: torch.stack(sums).numpy()}
@@ -303,10 +307,12 @@ def no_known_sums(kind: str) -> InputError:
     )
 
 
-def check_finite(outputs: Tensor) -> None:
-    """Refuse outputs of which one is no finite number; raises `InputError`."""
-    if not bool(torch.isfinite(outputs).all()):
-        raise InputError("the model puts out what is no finite number", where="evaluation")
+def _scores(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return logits within bounds; of a row with one that is no finite number, certainty of a class that it is not."""
+    classes = outputs.shape[1]
+    wrong = F.one_hot((targets + 1) % classes, classes) * LARGEST_SCORE
+    finite = torch.isfinite(outputs).all(dim=-1, keepdim=True)
+    return torch.where(finite, outputs.clamp(-LARGEST_SCORE, LARGEST_SCORE), wrong)
 
 
 def _impossible() -> InputError:

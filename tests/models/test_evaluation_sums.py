@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from tacit.models.contributions import MOMENT_INTEGER_BITS
 from tacit.models.data.rows import Column, Schema
 from tacit.models.errors import InputError
 from tacit.models.evaluation_sums import (
@@ -215,14 +216,28 @@ def test_sums_of_a_thousand_members_fit_the_masked_vector_and_come_back_exactly(
     assert sums.tables(total)["rows"] == 50 * members
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_model_that_puts_out_no_finite_number_is_counted_nowhere(bad: float) -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_row_without_a_usable_output_is_counted_and_no_client_says_that_it_has_one(bad: float) -> None:
+    """Who writes the vector can choose for which rows that is, and who fails is seen without a mask."""
     outputs, targets = classified(1, 10, 3)
-    outputs[4, 1] = bad
-    with pytest.raises(InputError, match="no finite number"):
-        ClassificationSums(names(3)).of(outputs, targets)
-    with pytest.raises(InputError, match="no finite number"):
-        RegressionSums(0.0, 1.0).of(torch.full((3, 1), bad), torch.zeros(3))
+    sums = ClassificationSums(names(3))
+    spoilt = outputs.clone()
+    spoilt[4] = torch.tensor([bad, -bad, bad])
+    counted, sound = sums.of(spoilt, targets), sums.of(torch.cat([outputs[:4], outputs[5:]]), drop(targets, 4))
+    assert counted[CONFUSION].sum() == 10 and (counted[CONFUSION] >= sound[CONFUSION]).all()
+    sums.metrics(counted)
+    wide = {block.name: block for block in sums.blocks}
+    assert counted[LOSS][0] * 10**6 < 2.0 ** wide[LOSS].integer_bits  # of a million such batches too
+    if not math.isfinite(bad):
+        assert sums.metrics(counted)["accuracy"] == pytest.approx(sound[CONFUSION].reshape(3, 3).trace() / 10)
+
+    regression = RegressionSums(0.0, 1e-30)
+    errors = regression.of(torch.full((3, 1), bad), torch.tensor([0.0, 1e30, -1e30]))[ERRORS]
+    assert np.isfinite(errors).all() and (np.abs(errors) * 10**9 < 2.0**MOMENT_INTEGER_BITS).all()
+
+
+def drop(values: torch.Tensor, at: int) -> torch.Tensor:
+    return torch.cat([values[:at], values[at + 1 :]])
 
 
 def changed(sums: Mapping[str, np.ndarray], name: str, at: int, by: float) -> dict[str, np.ndarray]:
