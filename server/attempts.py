@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from tacit.models.sections import TrainingSection
 from tacit.server.exchanges import Occasion
@@ -20,6 +21,14 @@ RECEIPT_SECONDS = 30.0  # to deliver the last receipts in
 
 class RunFailed(Exception):
     """The run cannot go on; the text says why. What was committed stays."""
+
+
+class Summing(Exchanges, Protocol):
+    """Exchanges that end with what a round is for."""
+
+    def result(self) -> Any:
+        """Return it, from the sums."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tacit.models.evaluation_shares import SHARES, evaluation_shares, means_of
 from tacit.models.evaluation_sums import Sums, evaluation_layout, evaluation_sums
 from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan, decode_plan
-from tacit.server.attempts import RunFailed
+from tacit.server.attempts import RunFailed, Summing
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, TrainingResult
 from tacit.server.kept_run import KeptRun
@@ -27,7 +27,7 @@ from tacit.server.masked import MaskedRound
 from tacit.server.masking import Masking
 from tacit.server.release import dictionary_of, initial_version, warm_start
 from tacit.server.reports import RoundReport
-from tacit.server.run import Run, Summing
+from tacit.server.run import Run
 from tacit.server.secure_sum import masked_sum
 from tacit.server.store.records import LedgerLine, ModelVersion, RunRecord
 

@@ -1,12 +1,15 @@
-"""What one attempt of a round did."""
+"""What one attempt of a round did, and where that is kept."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from tacit.server.checkpoints import RunState
 from tacit.server.rounds import Participant
+from tacit.server.store.records import LedgerLine
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,27 @@ class RoundReport:
         causes = [member for member in given if member.outcome != "late"] or given
         reasons = Counter(member.reason for member in causes)
         return f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
+
+
+class Recorder(Protocol):
+    """Where a run leaves what must survive it."""
+
+    def resume_point(self) -> RunState | None:
+        """Return the state after the last committed round, or None for a run that has not begun."""
+        ...
+
+    def commit(self, report: RoundReport, state: RunState | None, ledger: Sequence[LedgerLine] = ()) -> None:
+        """Keep a round, what it spent and, if it was committed, its state: all of it or nothing."""
+        ...
+
+    def state_of(self, round_number: int) -> RunState:
+        """Return the kept state of an earlier round."""
+        ...
+
+    def attempts(self, round_number: int) -> int:
+        """Return how many attempts at a round were kept."""
+        ...
+
+    def asked(self, round_number: int) -> Sequence[Participant]:
+        """Return what became of everybody that the kept attempts at a round asked."""
+        ...

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from tacit.privacy.errors import BudgetExceeded, BudgetTooLarge, PrivacyError
 from tacit.privacy.randomness import Keystream, Randomness, SystemRandomness
 from tacit.privacy.records import Key
 from tacit.privacy.secagg.layout import Infeasible
-from tacit.server.attempts import Attempts, RunFailed, at_attempt, snapshot_of
+from tacit.server.attempts import Attempts, RunFailed, Summing, at_attempt, snapshot_of
 from tacit.server.budget import Budget
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, ProtectedTraining, Training
@@ -37,8 +37,9 @@ from tacit.server.masked import (
 )
 from tacit.server.masking import Masking
 from tacit.server.phases import Phases
-from tacit.server.reports import RoundReport
-from tacit.server.rounds import Exchanges, Participant
+from tacit.server.reports import Recorder, RoundReport
+from tacit.server.rounds import Exchanges
+from tacit.server.sampling import Cohorts
 from tacit.server.store.records import LedgerLine
 from tacit.server.strategies import strategy_named
 from tacit.server.transport import Transport
@@ -47,46 +48,6 @@ ATTEMPTS = 3
 BUDGET_SPENT = "the privacy budget is spent"
 
 Evaluate = Callable[[Plan, NDArray[np.float32]], Mapping[str, float]]
-
-
-class Recorder(Protocol):
-    """Where a run leaves what must survive it."""
-
-    def resume_point(self) -> RunState | None:
-        """Return the state after the last committed round, or None for a run that has not begun."""
-        ...
-
-    def commit(self, report: RoundReport, state: RunState | None, ledger: Sequence[LedgerLine] = ()) -> None:
-        """Keep a round, what it spent and, if it was committed, its state: all of it or nothing."""
-        ...
-
-    def state_of(self, round_number: int) -> RunState:
-        """Return the kept state of an earlier round."""
-        ...
-
-    def attempts(self, round_number: int) -> int:
-        """Return how many attempts at a round were kept."""
-        ...
-
-    def asked(self, round_number: int) -> Sequence[Participant]:
-        """Return what became of everybody that the kept attempts at a round asked."""
-        ...
-
-
-class Summing(Exchanges, Protocol):
-    """Exchanges that end with what a round is for."""
-
-    def result(self) -> Any:
-        """Return it, from the sums."""
-        ...
-
-
-class Cohorts(Protocol):
-    """Whom a round asks."""
-
-    def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
-        """Return the clients to ask, and how many reports are enough."""
-        ...
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,14 @@ from numpy.typing import NDArray
 from tacit.models.errors import InputError
 from tacit.models.sections import TrainingSection
 from tacit.privacy.randomness import Keystream, Randomness
+
+
+class Cohorts(Protocol):
+    """Whom a round asks."""
+
+    def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
+        """Return the clients to ask, and how many reports are enough."""
+        ...
 
 
 @dataclass(frozen=True)

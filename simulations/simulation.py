@@ -37,9 +37,9 @@ from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.local_identity import key_file, local_identity
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
-from tacit.server.run import Cohorts, Run
+from tacit.server.run import Run
 from tacit.server.run_directory import RunDirectory
-from tacit.server.sampling import DrawnCohorts
+from tacit.server.sampling import Cohorts, DrawnCohorts
 from tacit.server.signed_statement import SELF_SIGNED
 from tacit.server.store import ModelVersion, Store, open_store
 from tacit.server.summary import data_found
