@@ -15,19 +15,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tacit.client.account import at, failure, told
-from tacit.client.asked import Answer, Asked, Refuse, Used
+from tacit.client.asked import Answer, Refuse, Used
 from tacit.client.audit import Detail
 from tacit.client.contribution import offered_noise
+from tacit.client.demand import asked_of, statistics_of
 from tacit.client.journal import AgentJournal
 from tacit.client.ledger import Budgets, DatasetLedger
-from tacit.client.own_code import code_digest
 from tacit.client.policy import Policy
 from tacit.client.training import Workbench
 from tacit.models import broadcast
-from tacit.models.contributions import asks_for_statistics
 from tacit.models.evaluation_only import EVALUATION_ROUND
 from tacit.models.messages import RECEIPT_ACTION, Instruction
-from tacit.models.noise import DEFAULT_DELTA, NoisePlan, noise_plan, place_of
+from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.spending import entry, ledger_event
 from tacit.privacy.codec import sha256
@@ -35,10 +34,9 @@ from tacit.privacy.errors import PrivacyError, RemoteProtocolError
 from tacit.privacy.identity import Pins
 from tacit.privacy.ledger import Anchor, LedgerBroken
 from tacit.privacy.records import Entry, NoiseBy
-from tacit.privacy.secagg.graph import REGULAR
 from tacit.privacy.secagg.offer import Offer
 from tacit.privacy.secagg.receipt import Receipt
-from tacit.privacy.terms import Place, Unit
+from tacit.privacy.terms import Unit
 
 AttemptKey = tuple[str, int, int]
 MOST_OPEN = 8  # attempts whose survivors or receipt may still come
@@ -137,13 +135,13 @@ class Consent:
             raise RemoteProtocolError("other-round", "an evaluation is one round, and asks in no other one")
         used = Used(participations=self.journal.participations(instruction.run))
         if self.policy is not None:
-            asked = self._asked(plan, instruction, offer, None, None)
+            asked = asked_of(plan, instruction, offer, None, None)
             self._let_pass(self.policy.judge_before_cost(asked, used, self.now()))
             self._check_network(plan, instruction)
         noise = self._noise(plan, instruction, offer)
         reserved = None if noise is None else self._entry(noise, instruction, offer)
         if self.policy is not None:
-            asked = self._asked(plan, instruction, offer, noise, reserved)
+            asked = asked_of(plan, instruction, offer, noise, reserved)
             self._let_pass(self.policy.judge(asked, used, self.now()))  # before a stranger's offer opens a ledger
         if noise is None or reserved is None:
             return None
@@ -171,7 +169,7 @@ class Consent:
     def _check_network(self, plan: Plan, instruction: Instruction) -> None:
         """Refuse a network of another size than the vector, which is what the limits were asked about."""
         size = broadcast.size_of(instruction.arrays)
-        if not _statistics(plan, instruction) and not self.bench.fits(instruction.plan, plan, size):
+        if not statistics_of(plan, instruction) and not self.bench.fits(instruction.plan, plan, size):
             raise RemoteProtocolError("other-model", f"a vector of {size or 0} is none of the plan's network")
 
     def _check_running(self) -> None:
@@ -182,44 +180,6 @@ class Consent:
     def _let_pass(answer: Answer) -> None:
         if isinstance(answer, Refuse):
             raise PolicyRefusal(answer)
-
-    def _asked(
-        self,
-        plan: Plan,
-        instruction: Instruction,
-        offer: Offer | None,
-        noise: NoisePlan | None,
-        reserved: Entry | None,
-    ) -> Asked:
-        recipe, training = plan.recipe, plan.recipe.training
-        privacy, settings, statistics = recipe.privacy, recipe.secure_aggregation, _statistics(plan, instruction)
-        trains = not statistics and not recipe.evaluation.only
-        return Asked(
-            run=instruction.run,
-            recipe=recipe.digest,
-            model="" if recipe.model.factory else recipe.model.name,
-            factory=recipe.model.factory,
-            code=code_digest(recipe.model.factory) if recipe.model.factory else None,
-            updates=not statistics,
-            unit=privacy.unit,
-            place=noise.terms.place if noise is not None else _place(plan),
-            noise_multiplier=noise.noise_multiplier if noise is not None else None,
-            delta=(privacy.delta or DEFAULT_DELTA) if privacy.unit != "none" else None,
-            entries=() if reserved is None else (reserved,),
-            mode="none" if offer is None else "real" if offer.mode == "real" else "elided",
-            min_cohort=settings.min_cohort if offer is None else offer.min_cohort,
-            colluders=0 if offer is None else offer.colluders,
-            regular_graph=offer is not None and offer.graph == REGULAR,
-            # Without a promise and without masks an update comes with the number of rows.
-            statistics=statistics or frozenset({"examples"} if privacy.unit == "none" and offer is None else ()),
-            metrics=frozenset({"loss"}) if privacy.unit == "none" and trains else frozenset(),
-            evaluates=recipe.evaluation.rows if recipe.evaluation.only else None,
-            rounds=training.rounds,
-            parameters=broadcast.size_of(instruction.arrays) or 0,
-            local_epochs=training.local_epochs,
-            local_steps=training.local_steps,
-            device=training.device,
-        )
 
     def cost(self, instruction: Instruction, offer: Offer | None) -> Entry | None:
         """Return what a round would have reserved; None where it promises nothing."""
@@ -359,7 +319,7 @@ class Consent:
     def _noise(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> NoisePlan | None:
         """Return the promise of a round that asks for an update; None where there is none."""
         parameters = broadcast.size_of(instruction.arrays)
-        if plan.recipe.privacy.unit == "none" or parameters is None or _statistics(plan, instruction):
+        if plan.recipe.privacy.unit == "none" or parameters is None or statistics_of(plan, instruction):
             return None
         if offer is not None:
             return offered_noise(plan, parameters, offer)
@@ -395,18 +355,3 @@ class Consent:
 
 def _key(instruction: Instruction) -> AttemptKey:
     return instruction.run, instruction.round, instruction.attempt
-
-
-def _place(plan: Plan) -> Place | None:
-    return None if plan.recipe.privacy.unit == "none" else place_of(plan.recipe.privacy)
-
-
-def _statistics(plan: Plan, instruction: Instruction) -> frozenset[str]:
-    """Return which exact statistics of the rows a step asks for: what the agent would give, whatever the plan says."""
-    asked = asks_for_statistics(plan) and not plan.recipe.evaluation.only
-    if instruction.action == "train" or (instruction.action != "prepare" and not asked):
-        return frozenset()
-    if instruction.action != "prepare" and plan.features is not None:
-        return frozenset({"examples"})
-    numeric = any(column.kind != "categorical" for column in plan.schema.columns) or not plan.schema.classes
-    return frozenset({"examples", "counts"} | ({"moments"} if numeric else set()))
