@@ -4,6 +4,7 @@
 """
 
 from tacit.server.store.errors import EnrolmentConflict, LedgerConflict, RoundAlreadyCommitted, StoreUnavailable
+from tacit.server.store.opening import open_store
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
@@ -25,7 +26,7 @@ from tacit.server.store.records import (
     RoundRecord,
     RunRecord,
 )
-from tacit.server.store.store import Store, open_store
+from tacit.server.store.store import Store
 
 __all__ = [
     "AliasChange",

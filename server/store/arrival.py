@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tacit.server.store.engine import POSTGRESQL, connect, one_line, parse_url, shown
 from tacit.server.store.errors import StoreUnavailable
-from tacit.server.store.store import Store, open_store
+from tacit.server.store.opening import open_store
+from tacit.server.store.store import Store
 
 _LOG = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from tacit.server.store import audit, figures, keys, ledgers, members, models, phases, runs
 from tacit.server.store.departures import Departures
-from tacit.server.store.engine import WRITES, available, connect, parse_url, shown
+from tacit.server.store.engine import WRITES, available, shown
 from tacit.server.store.records import (
     AliasChange,
     AuditEntry,
@@ -35,36 +35,8 @@ from tacit.server.store.records import (
     RunStatus,
     Scope,
 )
-from tacit.server.store.schema import upgrade
 
 COORDINATOR = "coordinator"
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def open_store(
-    url: str = "sqlite:///tacit.db", *, create: bool = True, now: Callable[[], datetime] = _utc_now
-) -> Store:
-    """Open the database and bring its schema up to date.
-
-    Args:
-        url: an SQLAlchemy URL, the path of an SQLite file, or ":memory:".
-        create: whether an SQLite file that does not exist may be made; commands that only read say no.
-        now: the clock; its times carry their zone.
-
-    Raises:
-        InputError: it is no database of Tacit's, or one of a newer Tacit.
-        StoreUnavailable: it is locked or cannot be reached.
-    """
-    engine = connect(parse_url(url), create=create)
-    try:
-        upgrade(engine)
-    except BaseException:
-        engine.dispose()
-        raise
-    return Store(engine, now)
 
 
 class Store:
@@ -74,7 +46,7 @@ class Store:
     a `StoreUnavailable`. After either, nothing of the call was applied.
     """
 
-    def __init__(self, engine: Engine, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, engine: Engine, now: Callable[[], datetime]) -> None:
         """Use a database whose schema is up to date; `open_store` sees to that."""
         self._engine = engine
         self._writer = engine.execution_options(**{WRITES: True})
