@@ -193,7 +193,7 @@ def test_every_strategy_is_documented_with_its_options_and_a_paper() -> None:
         papers += bool(re.search(r"\b20\d\d$", paper))
         # Each option is also a key that the recipe knows.
         assert given.keys() <= StrategySection.model_fields.keys()
-    with pytest.raises(InputError, match="the nearest is"):
+    with pytest.raises(InputError, match="unknown strategy .* known are"):
         strategy_named("no such strategy", {})
     modules = {path.stem for path in (ROOT / "server/strategies").glob("fed*.py")}
     assert table.keys() == modules
