@@ -19,14 +19,12 @@ from urllib.parse import urlsplit
 import tomli_w
 from pydantic import Field, ValidationError
 
-from tacit.models.data.options import parse_address
+from tacit.models.data.options import IN_FILES, parse_address
 from tacit.models.errors import InputError
 from tacit.models.sections import Section
 from tacit.models.spelling import unknown
 from tacit.privacy.identity import check_name
 
-IN_FILES = frozenset({"audio", "csv", "idx", "images", "jsonl", "npz", "parquet"})
-"""Schemes whose location is a path."""
 _TASKS = {"audio": "audio-classification", "idx": "image-classification", "images": "image-classification"}
 _HEADING = "# The data sets of this agent; `tacit agent data` writes this file.\n\n"
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(.+)")

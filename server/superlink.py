@@ -220,9 +220,8 @@ class SuperLink:
         try:
             listening = socket.create_server((host, port), family=family, backlog=1024)
         except OSError as error:
-            raise InputError(
-                f"cannot listen ({error.strerror})", where=f"{host}:{port}", right="choose a free port"
-            ) from None
+            reason = (error.strerror or "").partition(" (while")[0]  # Python adds the address, which stands before it
+            raise InputError(f"cannot listen ({reason})", where=f"{host}:{port}", right="choose a free port") from None
         self._address = (host, listening.getsockname()[1])
         self._server = uvicorn.Server(config)
         started = threading.Event()

@@ -12,6 +12,8 @@ from urllib.parse import unquote
 from tacit.models.errors import InputError
 from tacit.models.spelling import unknown
 
+IN_FILES = frozenset({"audio", "csv", "idx", "images", "jsonl", "npz", "parquet"})
+"""Schemes whose location is a path."""
 _VARIABLE = re.compile(r"\$\{([^}]*)\}?")
 _SCHEME = re.compile(r"[a-z][a-z0-9_-]*")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from tacit.models.data.options import IN_FILES
 from tacit.models.errors import InputError
 from tacit.models.spelling import nearest
 from tacit.server.cli.directory import dir_option, now, opened
@@ -32,11 +33,20 @@ def start(recipe: Path, overrides: tuple[str, ...], directory: Path) -> None:
     Example: tacit coordinator start ward.toml --dir hub
     """
     from tacit.models.recipe import load_recipe
-    from tacit.server.federation import enqueue
 
+    wanted = load_recipe(recipe, overrides)
     with opened(directory) as (hub, _):
-        path = enqueue(hub.path, load_recipe(recipe, overrides), now())
+        from tacit.server.federation import enqueue  # brings PyTorch, which a slip above need not wait for
+
+        path = enqueue(hub.path, wanted, now())
+        is_up = holder(hub.path) is not None
     click.echo(f"waits as {path.stem}")
+    sample = wanted.data.test
+    scheme, _, place = sample.partition(":")
+    if scheme in IN_FILES and not place.startswith(("/", "${")):
+        click.echo(f"data.test: {sample!r} is looked for from where the coordinator is started", err=True)
+    if not is_up:
+        click.echo(f"no coordinator is up; `tacit coordinator up {directory}` trains it", err=True)
 
 
 @click.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from tacit.models.enrolment import PREFIX as ENROLMENT_PREFIX
 from tacit.models.errors import InputError
 from tacit.privacy.identity import Certificate
 from tacit.server.cli.directory import dir_option, now
+from tacit.server.cli.log import log_to_stderr, tame_flower
 from tacit.server.coordinator_directory import CoordinatorDirectory, open_directory
 from tacit.server.coordinator_lock import held
 from tacit.server.status import Ledgers, Status, read_status
@@ -41,7 +41,7 @@ def up(context: click.Context, where: Path | None, insecure: bool, directory: Pa
     """
     if where is not None and context.get_parameter_source("directory") is ParameterSource.COMMANDLINE:
         raise click.UsageError("the directory is named twice: as DIR and as --dir", context)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    log_to_stderr()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopped.set())
@@ -67,6 +67,7 @@ def _work(hub: CoordinatorDirectory, store: Store, url: str, stopped: threading.
     from tacit.server.roll import Roll
     from tacit.server.superlink import SuperLink, TlsFiles
 
+    tame_flower()
     return_large_blocks()
     membership, roll = Membership(store, hub.registrar), Roll(store)
     link: SuperLink

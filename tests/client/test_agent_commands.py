@@ -215,7 +215,7 @@ def test_which_of_several_data_sets_has_to_be_said(owner: Owner) -> None:
     owner.types("data", "add", "a", "sklearn:wine")
     owner.types("data", "add", "b", "csv:visits.csv")
     assert "give --data, one of a, b" in owner.types("policy", "check", "recipe.toml", code=2)
-    assert "the nearest is" in owner.types("policy", "check", "recipe.toml", "--data", "c", code=2)
+    assert "known are 'a', 'b'" in owner.types("policy", "check", "recipe.toml", "--data", "c", code=2)
     owner.types("policy", "check", "recipe.toml", "--data", "a", code=3)
 
 

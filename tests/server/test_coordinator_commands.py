@@ -16,6 +16,7 @@ from tacit.privacy.codec import sha256
 from tacit.privacy.identity import Certificate, Identity
 from tacit.server.cli.coordinator import coordinator
 from tacit.server.coordinator_directory import CoordinatorDirectory, open_directory
+from tacit.server.coordinator_lock import held
 from tacit.server.enrolment import Registrar
 from tacit.server.membership import Membership
 from tacit.server.store import open_store
@@ -171,4 +172,37 @@ def test_a_new_authority_is_announced_and_then_switched_to(invoke: Invoke, tmp_p
 def test_a_directory_that_is_none_is_told(arguments: list[str], invoke: Invoke, tmp_path: Path) -> None:
     assert "`tacit coordinator init` makes one" in refused(invoke(*arguments, "--dir", "absent"))
     (tmp_path / "empty").mkdir(mode=0o700)
-    assert "coordinator.toml: is missing" in refused(invoke(*arguments, "--dir", "empty"))
+    assert "is no coordinator's directory: it has no coordinator.toml" in refused(invoke(*arguments, "--dir", "empty"))
+
+
+RECIPE = """
+name = "ward"
+[task]
+kind = "tabular-classification"
+[data]
+source = "csv:own.csv"
+test = "{sample}"
+[population]
+clients = 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("sample", "is_told"), [("csv:public.csv", True), ("csv:/srv/public.csv", False), ("sklearn:wine", False)]
+)
+def test_whoever_lets_a_recipe_wait_hears_whence_a_path_of_it_is_looked_for(
+    sample: str, is_told: bool, invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "ward.toml").write_text(RECIPE.format(sample=sample))
+    with held(tmp_path / "hub"):
+        result = invoke("start", "ward.toml")
+    assert result.exit_code == 0 and result.stdout.startswith("waits as ") and result.stdout.count("\n") == 1
+    told = f"data.test: {sample!r} is looked for from where the coordinator is started\n"
+    assert result.stderr == (told if is_told else "")
+
+
+def test_whoever_lets_a_recipe_wait_hears_that_nobody_is_there_to_train_it(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "ward.toml").write_text(RECIPE.format(sample="sklearn:wine"))
+    assert invoke("start", "ward.toml").stderr == "no coordinator is up; `tacit coordinator up hub` trains it\n"
+    refused(invoke("start", "wrad.toml"))
+    assert len(list((tmp_path / "hub/queue").iterdir())) == 1

@@ -425,7 +425,7 @@ def test_garbage_does_not_disturb_the_others(hasty, say: Say, garbage: bytes) ->
 
 
 def test_a_port_that_is_taken_is_named(fleet) -> None:
-    with pytest.raises(InputError, match=f"127.0.0.1:{fleet.port}: cannot listen"):
+    with pytest.raises(InputError, match=f"127.0.0.1:{fleet.port}: cannot listen \\(Address already in use\\); "):
         SuperLink(port=fleet.port).start()
 
 
