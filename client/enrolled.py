@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from tacit.client.connection import pinned
-from tacit.client.lines import flush_directory
-from tacit.models.durable import write_file
+from tacit.models.durable import flush_directory, write_file
 from tacit.models.enrolment import LARGEST_REPLY, Authorities, Federation
 from tacit.models.errors import InputError
 from tacit.models.invitation import LONGEST_URL, coordinator_address

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError, Unavailable
 
 _CHUNK_BYTES = 1 << 20
@@ -291,15 +292,6 @@ def private_directory(path: Path) -> None:
         check_private(path.stat(), path, stat.S_ISDIR, "directory", "700")
     except OSError as error:
         raise InputError(f"cannot be made or read ({error.strerror})", where=str(path)) from None
-
-
-def flush_directory(path: Path) -> None:
-    """Flush the names in a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_private(found: os.stat_result, path: Path, is_kind: Callable[[int], bool], kind: str, mode: str) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tacit.client.audit import AuditLog
-from tacit.client.lines import flush_directory
-from tacit.models.durable import write_file
+from tacit.models.durable import flush_directory, write_file
 from tacit.models.errors import InputError
 
 PAUSED, RESUMED = "paused", "resumed"

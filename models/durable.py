@@ -34,7 +34,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, private: b
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
 
 
 def write_directory(path: Path, files: Mapping[str, bytes], *, private: bool = False) -> None:
@@ -57,12 +57,12 @@ def write_directory(path: Path, files: Mapping[str, bytes], *, private: bool = F
         temporary.mkdir(mode=0o700 if private else 0o777)
         for name, data in files.items():
             _write_and_flush(temporary / name, (data,), private)
-        _flush_directory(temporary)
+        flush_directory(temporary)
         os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
 
 
 def _write_and_flush(path: Path, pieces: Iterable[bytes | memoryview], private: bool) -> None:
@@ -74,7 +74,8 @@ def _write_and_flush(path: Path, pieces: Iterable[bytes | memoryview], private: 
         os.fsync(file.fileno())
 
 
-def _flush_directory(path: Path) -> None:
+def flush_directory(path: Path) -> None:
+    """Have the disk know which files are in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from uuid import uuid4
 
+from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import KEY_BYTES, SystemRandomness
@@ -80,8 +81,4 @@ def _create(path: Path, secret: bytes) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_directory(path.parent)

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Self
 
+from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError
 
 MANIFEST = "MANIFEST.sha256"
@@ -156,12 +157,3 @@ def make_private(directory: Path) -> None:
     if not directory.is_dir():
         make_private(directory.parent)
         directory.mkdir(mode=0o700)
-
-
-def flush_directory(directory: Path) -> None:
-    """Have the disk know which files are in a directory."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

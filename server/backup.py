@@ -28,8 +28,9 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from tacit import __version__
+from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError
-from tacit.server.archive import ArchiveWriter, flush_directory
+from tacit.server.archive import ArchiveWriter
 from tacit.server.checkpoints import Checkpoints
 from tacit.server.coordinator_directory import AUTHORITY_KEY, COORDINATOR_KEY, SETTINGS, CoordinatorDirectory
 from tacit.server.coordinator_lock import LOCK, kept_down

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError, Unwritable
 from tacit.models.spending import Spent
 from tacit.server.store.records import CheckpointRef
@@ -100,7 +101,7 @@ class Checkpoints:
             save_file(tensors, temporary, metadata={"state": json.dumps(values)})
             digest = _flush(temporary)
             os.replace(temporary, path)
-            _flush_directory(self.directory)
+            flush_directory(self.directory)
         except BaseException as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -185,11 +186,3 @@ def _flush(path: Path) -> str:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

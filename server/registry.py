@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError, Unwritable
 from tacit.server.store import ModelVersion, NewModelVersion, RunRecord, Store
 
@@ -200,7 +201,7 @@ class Registry:
     def _place(self, incoming: Path, new: NewModelVersion) -> None:
         final = self._directory(new.digest)
         final.parent.mkdir(exist_ok=True)
-        _flush_directory(incoming)
+        flush_directory(incoming)
         if not final.exists():
             try:
                 incoming.rename(final)
@@ -209,7 +210,7 @@ class Registry:
                     raise
                 # Another process placed the same files in this moment.
             for directory in (final.parent, final.parent.parent, self.root):
-                _flush_directory(directory)
+                flush_directory(directory)
         self._check(new, final, f"model {new.name}")
 
     def _check(self, version: ModelVersion | NewModelVersion, directory: Path, what: str) -> None:
@@ -281,16 +282,8 @@ def _copy(source: Path, target: Path) -> dict[str, str]:
         shutil.copyfile(source / name, target / name, follow_symlinks=False)
         with (target / name).open("rb") as file:
             os.fsync(file.fileno())
-    _flush_directory(target)
+    flush_directory(target)
     return {name: _sha256(target / name) for name in FILES}
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

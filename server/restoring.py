@@ -17,11 +17,11 @@ from typing import cast
 import tomli_w
 from pydantic import ValidationError
 
-from tacit.models.durable import write_file
+from tacit.models.durable import flush_directory, write_file
 from tacit.models.errors import InputError
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.terms import Unit
-from tacit.server.archive import extract, flush_directory, make_private
+from tacit.server.archive import extract, make_private
 from tacit.server.backup import ABOUT, CHECKPOINTS, DATABASE, DIRECTORY, MODELS, UNFINISHED, About, beside
 from tacit.server.checkpoints import Checkpoints
 from tacit.server.coordinator_directory import SETTINGS, Settings, open_directory, read_settings

@@ -9,13 +9,12 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tacit.models.durable import write_file
+from tacit.models.durable import flush_directory, write_file
 from tacit.models.errors import InputError
 
 QUEUE = "queue"
@@ -53,7 +52,7 @@ def withdraw(directory: Path, run: str) -> bool:
         return False
     except OSError as error:
         raise InputError(f"cannot be removed ({error.strerror})", where=str(path)) from None
-    _flush(path.parent)
+    flush_directory(path.parent)
     return True
 
 
@@ -119,11 +118,3 @@ def _queued(path: Path) -> Queued | None:
     except ValueError:
         return Queued(path.stem, "", since, reason)
     return Queued(path.stem, str(recipe), since, reason)
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

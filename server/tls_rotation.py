@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from tacit.models.durable import write_directory, write_file
+from tacit.models.durable import flush_directory, write_directory, write_file
 from tacit.models.errors import InputError
 from tacit.server.tls_authority import der, new_authority, new_server
 
@@ -82,7 +82,7 @@ def complete(path: Path) -> None:
                 os.replace(waiting / name, path / name)
             except FileNotFoundError:
                 continue  # it has moved already
-        _flush(path)
+        flush_directory(path)
         shutil.rmtree(waiting, ignore_errors=True)
     except OSError as error:
         raise InputError(f"cannot be replaced ({error.strerror})", where=str(path)) from None
@@ -101,11 +101,3 @@ def _names(server_pem: bytes) -> list[str]:
     certificate = x509.load_pem_x509_certificate(server_pem)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return [str(name.value) for name in names]
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

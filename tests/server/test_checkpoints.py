@@ -192,7 +192,7 @@ FAILURES = {
     "half of it fits": ("save_file", half_written, "No space left on device"),
     "the disk says so at the flush": ("_flush", no_space, "No space left on device"),
     "the rename fails": ("os.replace", no_space, "No space left on device"),
-    "the directory cannot be flushed": ("_flush_directory", no_space, "No space left on device"),
+    "the directory cannot be flushed": ("flush_directory", no_space, "No space left on device"),
 }
 
 
