@@ -12,17 +12,18 @@ What else is in it belongs to the journal (`tacit.client.journal`).
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tacit.client.audit import AuditLog
+from tacit.client.audit import AuditLog, Noted
 from tacit.client.journal import AUDIT, ROUNDS, AgentJournal, list_ledgers, read_ledger
 from tacit.client.ledger import Budgets
 from tacit.client.lines import FileLines, InUse, Lines, MemoryLines, check_private, is_in_use, read_lines
@@ -216,6 +217,16 @@ class AgentDirectory:
     def policy_text(self) -> str:
         """Return the text of the policy's file."""
         return _text(self.path / POLICY)
+
+    @property
+    def policy_sha256(self) -> str:
+        """Return the hash of the policy's file, by which the account names what an agent has read."""
+        return hashlib.sha256(self.policy_text().encode()).hexdigest()
+
+    def policy_in_force(self, account: Iterable[Noted]) -> bool:
+        """Say whether an agent that runs goes by the policy as it is now; it reads it when it is started."""
+        read = [entry.details.get("sha256") for entry in account if entry.kind == "policy-read"]
+        return not read or read[-1] == self.policy_sha256
 
     def _registered(self, change: Callable[[Register], Register], kind: str, **details: str) -> AgentDirectory:
         lines = FileLines(self.path / AUDIT)

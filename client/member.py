@@ -17,6 +17,7 @@ from tacit.client.fleet import Resident
 from tacit.client.holdings import SourceHoldings
 from tacit.client.journal import AgentJournal
 from tacit.client.masked import Membership
+from tacit.client.narration import Narrated
 from tacit.client.training import Workbench
 from tacit.client.upkeep import Upkeep, ended, has_ended
 from tacit.models.errors import InputError
@@ -101,6 +102,6 @@ def resident(directory: AgentDirectory, upkeep: Upkeep, agent: Agent, journal: A
     largest = min(LARGEST_MESSAGE, directory.settings.memory_mb << 20 or LARGEST_MESSAGE)
     return Resident(
         lambda: Connection(upkeep.address, directory.identity, largest_message=largest),
-        agent,
+        Narrated(agent),
         able=lambda: journal.usable,
     )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+OLD_POLICY = "no: the agent that runs goes by the policy that it read when it was started; start it again"
 
 
 def dir_option(command: Command) -> Command:

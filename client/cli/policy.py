@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tacit.client.cli.options import cohort_option, data_option, dir_option, set_option
+from tacit.client.cli.options import OLD_POLICY, cohort_option, data_option, dir_option, set_option
 from tacit.printing import Format, format_option, print_fields, print_json, print_table
 
 REFUSED = 3
@@ -60,6 +60,7 @@ def check(
 
     Example: tacit agent policy check recipe.toml --data visits --cohort 20
     """
+    from tacit.client.audit import verify_audit
     from tacit.client.cli.tried import tried
     from tacit.client.own_code import code_digest
     from tacit.client.rehearsal import refusal
@@ -69,6 +70,9 @@ def check(
     try:
         made = tried(path, recipe, overrides, data, cohort)
         refusals = {step.name: refusal(step, made.consent) for step in made.steps}
+        in_force = None
+        if made.directory.is_running:
+            in_force = made.directory.policy_in_force(verify_audit(made.directory.account_lines()))
     except PrivacyError as error:
         raise click.ClickException(str(error)) from None
     factory = made.recipe.model.factory
@@ -84,6 +88,7 @@ def check(
         "data": made.dataset,
         "cohort": made.cohort,
         "parameters": sizes[-1] if sizes else None,
+        "in_force": in_force,
     }
     if output == "json":
         print_json(found)
@@ -92,6 +97,8 @@ def check(
         click.echo()
         shown = ("recipe_sha256", "code_sha256", "data", "cohort", "parameters")
         print_fields({name.replace("_sha256", " to approve"): found[name] for name in shown})
+        if in_force is False:
+            click.echo(f"in force: {OLD_POLICY}", err=True)
     return 0 if found["accepted"] else REFUSED
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
@@ -125,7 +124,7 @@ def start(ui: bool, ui_port: int | None, data: str | None, insecure: bool, path:
     name = data or only_set(directory)
     enrolled = enrolment_of(directory)
     with directory.journal() as journal:
-        journal.audit.append("policy-read", sha256=hashlib.sha256(directory.policy_text().encode()).hexdigest())
+        journal.audit.append("policy-read", sha256=directory.policy_sha256)
         agent = member(directory, enrolled, name, journal)
         upkeep = Upkeep(directory, enrolled, agent.renewed, insecure=insecure)
         loop = resident(directory, upkeep, agent, journal)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from tacit.client.cli.options import dir_option
+from tacit.client.cli.options import OLD_POLICY, dir_option
 from tacit.printing import Format, format_option, print_fields, print_json
 
 
@@ -20,6 +20,7 @@ def status(path: Path, output: Format) -> None:
 
     Example: tacit agent status
     """
+    from tacit.client.asked import CODES
     from tacit.client.audit import AuditBroken, verify_audit
     from tacit.client.directory import AgentDirectory
     from tacit.client.enrolled import ENROLMENT, read_enrolled
@@ -32,25 +33,31 @@ def status(path: Path, output: Format) -> None:
     except AuditBroken as error:
         raise click.ClickException(str(error)) from None
     counts = Counter(entry.kind for entry in entries)
+    # Some of what the policy says is looked at by the masked round itself, before there is an offer to judge.
+    refused = sum(entry.kind == "round-failed" and entry.details.get("code") in CODES for entry in entries)
+    running = directory.is_running
     found = {
         "name": directory.settings.name,
         "key": directory.identity.public_key.hex(),
         "member_of": enrolled.federation.name if enrolled else None,
         "member_as": enrolled.certificate.client if enrolled else None,
         "certificate_until": datetime.fromtimestamp(until, UTC) if until else None,
-        "running": directory.is_running,
+        "running": running,
+        "policy_in_force": directory.policy_in_force(entries) if running else None,
         "paused": directory.pause(),
         "data_sets": list(directory.register.sets),
         "ledgers": [f"{dataset} ({unit})" for dataset, unit in directory.ledgers()],
         "offers_accepted": counts["offer-accepted"],
-        "offers_refused": counts["offer-refused"],
+        "offers_refused": counts["offer-refused"] + refused,
         "messages_left": counts["message-left"],
         "last_entry_at": datetime.fromtimestamp(entries[-1].at, UTC) if entries else None,
     }
     if output == "json":
         print_json(found)
-    else:
-        print_fields({name.replace("_", " "): value for name, value in found.items()})
+        return
+    if found["policy_in_force"] is False:
+        found["policy_in_force"] = OLD_POLICY
+    print_fields({name.replace("_", " "): value for name, value in found.items()})
 
 
 @click.command()

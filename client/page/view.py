@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -176,7 +175,7 @@ class View:
     def _read_files(self) -> None:
         try:
             self._directory = AgentDirectory.open(self.path)
-            self._policy_sha256 = hashlib.sha256(self._directory.policy_text().encode()).hexdigest()
+            self._policy_sha256 = self._directory.policy_sha256
             self._enrolled = read_enrolled(self.path / ENROLMENT, self._directory.identity)
             self._problem = ""
         except InputError as error:

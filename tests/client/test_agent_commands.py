@@ -423,6 +423,34 @@ def test_status_counts_what_the_account_holds(owner: Owner) -> None:
     assert shown["key"] == directory.identity.public_key.hex()
 
 
+def test_what_the_masked_round_refuses_by_the_policy_is_counted_as_refused_and_what_merely_failed_is_not(
+    owner: Owner,
+) -> None:
+    with AgentDirectory.open(Path("ward")).journal() as journal:
+        for code in ("cohort-floor", "failed", "colluders-floor"):
+            journal.audit.append("round-failed", code=code)
+    assert owner.reads("status")["offers_refused"] == 2
+
+
+def test_an_owner_hears_that_the_agent_that_runs_has_not_read_the_policy_as_it_is_now(owner: Owner) -> None:
+    owner.types("data", "add", "wine", "sklearn:wine")
+    directory = AgentDirectory.open(Path("ward"))
+    assert owner.reads("status")["policy_in_force"] is None
+    with directory.journal() as journal:
+        journal.audit.append("policy-read", sha256=directory.policy_sha256)
+        assert owner.reads("status")["policy_in_force"] is True
+        rewrite_policy(OPEN)
+        assert owner.reads("status")["policy_in_force"] is False
+        assert owner.reads("policy", "check", "recipe.toml")["in_force"] is False
+        for words in (("status",), ("policy", "check", "recipe.toml")):
+            assert "start it again" in owner.types(*words)
+        journal.audit.append("policy-read", sha256=directory.policy_sha256)
+        assert owner.reads("policy", "check", "recipe.toml")["in_force"] is True
+        assert "start it again" not in owner.types("policy", "check", "recipe.toml")
+    rewrite_policy(OPEN + "\n")
+    assert owner.reads("policy", "check", "recipe.toml")["in_force"] is None
+
+
 LOCAL = ("privacy.noise=local", "secure_aggregation.enabled=false")
 WITHOUT_MASKS = OPEN.replace("accept_promised_noise = true\npromised_", "") + "[secure_aggregation]\nrequired = false\n"
 
