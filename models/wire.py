@@ -119,6 +119,14 @@ def framed_size(payloads: Iterable[bytes]) -> int:
     return sum(LENGTH_BYTES + len(payload) for payload in payloads)
 
 
+@dataclass(frozen=True)
+class Part:
+    """The next so many bytes of a payload that is too long to be held as a whole, and whether they are its last."""
+
+    content: bytes
+    last: bool
+
+
 class Frames:
     """Cuts a body that comes in pieces into its payloads, and holds no more than one of them.
 
@@ -133,6 +141,7 @@ class Frames:
         self._most = most
         self._held = bytearray()
         self._count = 0
+        self._left = 0  # of a payload that is given in parts
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """Yield the payloads that a piece completes.
@@ -141,18 +150,53 @@ class Frames:
             ValueError: a payload is too large, or there are too many.
         """
         self._held += piece
-        while len(self._held) >= LENGTH_BYTES:
-            length = int.from_bytes(self._held[:LENGTH_BYTES], "big")
-            if length > self._largest:
-                raise ValueError("a frame is too large")
-            if len(self._held) < LENGTH_BYTES + length:
+        while (length := self._next_length()) is not None and len(self._held) >= LENGTH_BYTES + length:
+            yield self._take(length)
+
+    def feed_in_parts(self, piece: bytes, longest: int) -> Iterator[bytes | Part]:
+        """Yield the payloads that a piece completes; of those of more than `longest` bytes, parts of up to that many.
+
+        Raises:
+            ValueError: a payload is too large, or there are too many.
+        """
+        self._held += piece
+        while True:
+            if not self._left:
+                length = self._next_length()
+                if length is None:
+                    return
+                if length <= longest:
+                    if len(self._held) < LENGTH_BYTES + length:
+                        return
+                    yield self._take(length)
+                    continue
+                self._count += 1
+                self._left = length
+                del self._held[:LENGTH_BYTES]
+            size = min(self._left, longest)
+            if len(self._held) < size:
                 return
-            self._count += 1
-            if self._count > self._most:
-                raise ValueError("there are too many frames")
-            payload = bytes(memoryview(self._held)[LENGTH_BYTES : LENGTH_BYTES + length])
-            del self._held[: LENGTH_BYTES + length]
-            yield payload
+            content = bytes(memoryview(self._held)[:size])
+            del self._held[:size]
+            self._left -= size
+            yield Part(content, not self._left)
+
+    def _next_length(self) -> int | None:
+        """Return how long the payload is that begins here; None if that has not come yet."""
+        if len(self._held) < LENGTH_BYTES:
+            return None
+        length = int.from_bytes(self._held[:LENGTH_BYTES], "big")
+        if length > self._largest:
+            raise ValueError("a frame is too large")
+        if self._count >= self._most:
+            raise ValueError("there are too many frames")
+        return length
+
+    def _take(self, length: int) -> bytes:
+        self._count += 1
+        payload = bytes(memoryview(self._held)[LENGTH_BYTES : LENGTH_BYTES + length])
+        del self._held[: LENGTH_BYTES + length]
+        return payload
 
     def finish(self) -> None:
         """Check that the body ended with a payload.
@@ -160,5 +204,5 @@ class Frames:
         Raises:
             ValueError: it ended within one.
         """
-        if self._held:
+        if self._held or self._left:
             raise ValueError("the body ends within a frame")

@@ -26,6 +26,7 @@ from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.run import Run
 
 from tacit.server.mailbox import Letter, Mailbox
+from tacit.server.spool import Spool
 
 HEARTBEAT_SECONDS = 15.0  # Flower gives up a run that says nothing for 60
 LOOK_SECONDS = 5.0
@@ -188,10 +189,13 @@ class FleetGrid(Grid):
                 if not arrived or arrived[0].has_error():
                     return arrived[0] if arrived else None
                 letter.reply = arrived[0].metadata.message_id
-            contents = self._contents(letter.reply)
+            spool = letter.spool or Spool()
+            contents = self._contents(letter.reply, spool)
             if contents is None:
                 return None if not letter.answered else self._lost(letter)
-            inflated = inflate_object_from_contents(letter.reply, contents)
+            inflated = inflate_object_from_contents(letter.reply, contents, objects=spool.objects(contents))
+            if isinstance(inflated, Message) and inflated.has_content():
+                spool.fill(inflated.content)
         except Exception:  # noqa: BLE001 - the objects are a stranger's, and Flower says nowhere what it raises
             return self._lost(letter)
         if not isinstance(inflated, Message):
@@ -199,12 +203,13 @@ class FleetGrid(Grid):
         inflated.metadata.__dict__["_reply_to_message_id"] = letter.message  # whatever its sender wrote there
         return inflated
 
-    def _contents(self, reply: str) -> dict[str, bytes] | None:
+    def _contents(self, reply: str, spool: Spool) -> dict[str, bytes] | None:
+        """Return what an answer is made of but for what is in the spool; None if something is missing."""
         try:
             tree = self._state.object_store.get_object_tree(reply)
         except NoObjectInStoreError:
             return None
-        names = {node.object_id for node in iterate_object_tree(tree)}
+        names = {node.object_id for node in iterate_object_tree(tree) if node.object_id not in spool}
         found = {name: self._state.object_store.get(name) for name in names}
         contents = {name: content for name, content in found.items() if content}
         return contents if len(contents) == len(names) else None

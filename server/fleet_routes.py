@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -45,6 +46,7 @@ from tacit.privacy.identity import verify
 from tacit.server.answers import check_same, check_taken, message_of, read_answer
 from tacit.server.gate import Application, Limits, Receive, Refusal, Scope, Send, body, reply
 from tacit.server.mailbox import Letter, Mailbox, digest_of
+from tacit.server.spool import Spool
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ FLOWER_PATHS = frozenset(
 )
 PULSE_SECONDS = 20.0  # Flower takes a node as gone that said nothing for twice as long
 RETURN_SECONDS = 2.0  # in which an agent that has only lost its line is back
+LARGEST_PART = 1 << 16  # bytes of an answer that are held before they go to the disk
 Result = TypeVar("Result")
 NODE, KEY = "tacit.node", "tacit.key"  # where a scope keeps who asks
 
@@ -82,6 +85,7 @@ class FleetRoutes:
         refusal: says why the holder of a public key may not take part, None if it may; it may take a moment.
         limits: what one request may take.
         names: of the nodes, for the log.
+        spools: the directory for what is large in answers; None for the system's place for temporary files.
         clock: seconds since 1970.
     """
 
@@ -95,6 +99,7 @@ class FleetRoutes:
         refusal: Callable[[bytes], str | None],
         limits: Limits,
         names: Mapping[int, str],
+        spools: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Start threads for what would hold the event loop up."""
@@ -107,6 +112,8 @@ class FleetRoutes:
         self._clock = clock
         self.seen: dict[int, float] = {}  # when a node last asked for anything, in seconds since 1970
         self._asked: Counter[int] = Counter()
+        self._spools = spools
+        self._brought: Counter[int] = Counter()  # how often a node has begun to bring an answer
         self._names = names
         self._apart: set[bytes] = set()  # whose clocks are far from this one
         self._other_versions: set[bytes] = set()  # who speaks another version of the protocol
@@ -259,9 +266,10 @@ class FleetRoutes:
         return [content for content in found if content] if all(found) else None
 
     async def _push(self, node: int, receive: Receive, send: Send) -> None:
-        payloads = self._payloads(receive)
+        spool, pieces = Spool(self._spools), body(receive, self._limits, self._limits.largest_answer)
+        payloads = self._payloads(pieces, spool)
         head = await anext(payloads, None)
-        if head is None:
+        if not isinstance(head, bytes):
             raise Refusal(400, "there is no message")
         request = read_answer(head)
         if request.messages_list[0].metadata.src_node_id != node:
@@ -271,34 +279,63 @@ class FleetRoutes:
         registered = await self._aside(self._register, letter, request) if letter and letter.node == node else None
         if letter is None or registered is None:
             check_taken(self._mailbox.taken(message), node, request)
-            async for _ in payloads:
+            async for _ in pieces:
                 pass
             await reply(send, 200)
             return
-        session, missing = registered
-        expected = iter(letter.brought)
-        async for payload in payloads:
-            identifier = next(expected, None)
-            if identifier is None:
-                raise Refusal(400, "there are more objects than were announced")
-            if identifier in missing and not await self._aside(
-                self._state.store_object, request.messages_list[0].metadata.run_id, session, identifier, payload
-            ):
-                raise Refusal(400, "an object is not the one that was announced")
-        if next(expected, None) is not None:
-            raise Refusal(400, "there are fewer objects than were announced")
+        await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
+        if not letter.answered:
+            letter.spool = spool
         self._mailbox.answer(letter)
         await reply(send, 200)
 
-    async def _payloads(self, receive: Receive) -> AsyncIterator[bytes]:
-        frames = Frames()
+    async def _take_in(
+        self, letter: Letter, registered: tuple[str, frozenset[str]], run: int, payloads: AsyncIterator[bytes | str]
+    ) -> None:
+        """Store the objects of an answer; what it brings once more takes the place of what it was bringing before."""
+        session, missing = registered
+        expected = iter(letter.brought)
+        self._brought[letter.node] += 1
+        turn = self._brought[letter.node]
+        async for payload in payloads:
+            if self._brought[letter.node] != turn:  # a line that has broken looks whole from here for a while
+                raise Refusal(409, "the answer is being brought once more")
+            identifier = next(expected, None)
+            if identifier is None:
+                raise Refusal(400, "there are more objects than were announced")
+            if isinstance(payload, str):
+                right = payload == identifier
+            else:
+                right = identifier not in missing or await self._aside(
+                    self._state.store_object, run, session, identifier, payload
+                )
+            if not right:
+                raise Refusal(400, "an object is not the one that was announced")
+        if next(expected, None) is not None:
+            raise Refusal(400, "there are fewer objects than were announced")
+
+    async def _payloads(self, pieces: AsyncIterator[bytes], spool: Spool) -> AsyncIterator[bytes | str]:
+        """Yield the payloads of a body; of those that the spool takes, what names them."""
+        frames, whole = Frames(), bytearray()
         try:
-            async for piece in body(receive, self._limits, self._limits.largest_answer):
-                for payload in frames.feed(piece):
-                    yield payload
+            async for piece in pieces:
+                for payload in frames.feed_in_parts(piece, LARGEST_PART):
+                    if isinstance(payload, bytes):
+                        yield payload
+                    elif not whole and spool.wants(payload):
+                        if identifier := await self._aside(spool.write, payload):
+                            yield identifier
+                    else:
+                        whole += payload.content
+                        if payload.last:
+                            yield bytes(whole)
+                            whole.clear()
             frames.finish()
         except ValueError as error:
             raise Refusal(400, str(error)) from None
+        except OSError as error:
+            _LOG.warning("an answer cannot be taken in (%s)", error.strerror)
+            raise Refusal(507, "there is no room for the answer") from None
 
     def _register(self, letter: Letter, request: PushMessagesRequest) -> tuple[str, frozenset[str]] | None:
         """Store an answer without its content, and return the session that takes the objects, and which are missing.

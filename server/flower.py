@@ -106,11 +106,11 @@ class GridTransport:
         while self._open and self._now() < deadline:
             pulled = False
             for identifier in tuple(self._open):
-                arrival = self._pull(identifier)
-                if arrival is not None:
+                # A whole model may be in it: whoever asked for it is the only one to hold it.
+                arrived = self._pull(identifier)
+                if arrived:
                     pulled = True
-                    yield arrival
-                del arrival  # a whole model: it must be gone before the next one comes
+                    yield arrived.pop()
             if pulled:
                 return
             self._pause(min(delay, max(0.0, deadline - self._now())))
@@ -122,13 +122,14 @@ class GridTransport:
         self._unsent.clear()
         self._forget()
 
-    def _pull(self, identifier: str) -> Arrival | None:
+    def _pull(self, identifier: str) -> list[Arrival]:
+        """Return the answer to a message, or nothing while there is none."""
         # One at a time: a grid holds everything in memory that it is asked for at once.
         for message in self._grid.pull_messages([identifier]):
             client = self._open.pop(identifier, None)
             if client is not None:
-                return _arrival(client, message)
-        return None
+                return [_arrival(client, message)]
+        return []
 
 
 class _Packer:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from tacit.privacy.codec import sha256
+from tacit.server.spool import Spool
 
 MOST_DELIVERIES = 5
 MOST_TAKEN = 2048  # letters whose answer was taken, and may come once more
@@ -30,6 +31,7 @@ class Letter:
         deliveries: how often it was handed out. An agent that asks again has lost it on the way.
         reply: the id of the answer that is on its way or has come; empty before.
         brought: the ids of all that the answer holds, itself last.
+        spool: what of the answer is too large for the object store, once all of it is there.
         answered: whether the whole answer is there.
         looked: when it was last looked for an answer that nobody announced.
     """
@@ -41,6 +43,7 @@ class Letter:
     deliveries: int = 0
     reply: str = ""
     brought: tuple[str, ...] = ()
+    spool: Spool | None = None
     answered: bool = False
     looked: float = 0.0
 

@@ -67,6 +67,8 @@ class SuperLink:
         enrolment_prefix: begins and ends with a slash.
         refusal: says why the holder of a public key may not take part, None if it may; asked with every request.
         limits: what one request may take.
+        spools: a directory for what is large in answers, made if it is not there; None for the system's place for
+            temporary files.
 
     Raises:
         InputError: there is no TLS, and the host is not the loopback.
@@ -83,10 +85,13 @@ class SuperLink:
         enrolment_prefix: str = "/enrol/",
         refusal: Callable[[bytes], str | None] = lambda public_key: None,
         limits: Limits | None = None,
+        spools: Path | None = None,
     ) -> None:
         """Build the applications; nothing listens before `start`."""
         if tls is None and host not in ("127.0.0.1", "::1", "localhost"):
             raise InputError(f"{host} is reachable from outside", where="host", right="use TLS, or 127.0.0.1")
+        if spools is not None:
+            spools.mkdir(mode=0o700, exist_ok=True)
         self._address = (host, port)
         self._tls = tls
         self._limits = limits or Limits()
@@ -106,6 +111,7 @@ class SuperLink:
             refusal=self._why_not,
             names=self._names,
             limits=self._limits,
+            spools=spools,
         )
         gate = Gate(
             self._routes,

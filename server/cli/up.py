@@ -59,7 +59,7 @@ def _work(hub: CoordinatorDirectory, store: Store, url: str, stopped: threading.
     """Open the fleet port and train what waits, until told to stop."""
     began = now()
     # Imported here: PyTorch and Flower take seconds, and a second coordinator hears at once that it is one.
-    from tacit.server.allocator import return_large_blocks
+    from tacit.server.allocator import return_freed_memory
     from tacit.server.enrolment_routes import EnrolmentRoutes
     from tacit.server.federation import Coordinator
     from tacit.server.membership import Membership
@@ -68,7 +68,7 @@ def _work(hub: CoordinatorDirectory, store: Store, url: str, stopped: threading.
     from tacit.server.superlink import SuperLink, TlsFiles
 
     tame_flower()
-    return_large_blocks()
+    return_freed_memory()
     membership, roll = Membership(store, hub.registrar), Roll(store)
     link: SuperLink
 
@@ -89,6 +89,7 @@ def _work(hub: CoordinatorDirectory, store: Store, url: str, stopped: threading.
         enrolment=routes,
         enrolment_prefix=ENROLMENT_PREFIX,
         refusal=roll,
+        spools=hub.path / "answers",
     )
     membership.bring(link)
 

@@ -38,7 +38,7 @@ from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.identity import Identity
 from tacit.privacy.randomness import SeededRandomness
 from tacit.privacy.secagg.loopback import Loopback
-from tacit.server.allocator import return_large_blocks
+from tacit.server.allocator import return_freed_memory
 from tacit.server.budget import open_budget
 from tacit.server.checkpoints import Checkpoints
 from tacit.server.feasibility import check_network
@@ -182,7 +182,7 @@ def measure(recipe: Recipe, *, idle: bool = True) -> Measured:
     Raises:
         TimeoutError: its agents did not start.
     """
-    return_large_blocks()  # as a coordinator does
+    return_freed_memory()  # as a coordinator does
     federation, seed = build_federation(recipe), os.urandom(32)
     masking = enrol(federation, recipe, SeededRandomness(seed))
     members = Loopback.generate(federation.names.values(), SeededRandomness(seed)).members

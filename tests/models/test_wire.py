@@ -31,6 +31,38 @@ def test_payloads_survive_any_cut(payloads: list[bytes], step: int) -> None:
     assert got == payloads
 
 
+@given(st.lists(st.binary(max_size=300), max_size=20), st.integers(1, 50), st.integers(1, 120))
+def test_long_payloads_come_in_parts_and_short_ones_whole(payloads: list[bytes], step: int, longest: int) -> None:
+    body = b"".join(framed(payloads))
+    frames, found, begun = Frames(), list[bytes](), list[bytes]()
+    for at in range(0, len(body), step):
+        for one in frames.feed_in_parts(body[at : at + step], longest):
+            assert len(frames._held) <= max(longest, step) + step + 300
+            if isinstance(one, bytes):
+                assert len(one) <= longest and not begun
+                found.append(one)
+                continue
+            assert len(one.content) == longest or one.last
+            begun.append(one.content)
+            if one.last:
+                assert sum(map(len, begun)) > longest
+                found.append(b"".join(begun))
+                begun.clear()
+    frames.finish()
+    assert found == payloads
+
+
+def test_a_body_that_ends_within_a_part_is_an_error() -> None:
+    frames = Frames()
+    assert len(list(frames.feed_in_parts(b"".join(framed([bytes(10)]))[:-3], 4))) == 1
+    with pytest.raises(ValueError, match="ends within a frame"):
+        frames.finish()
+    with pytest.raises(ValueError, match="too large"):
+        list(Frames(largest=10).feed_in_parts((11).to_bytes(LENGTH_BYTES, "big"), 4))
+    with pytest.raises(ValueError, match="too many"):
+        list(Frames(most=3).feed_in_parts(b"".join(framed([bytes(9)] * 4)), 4))
+
+
 @given(st.lists(st.sampled_from((0, 1, 1000, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE)), max_size=6))
 def test_pieces_are_small_and_large_payloads_are_not_copied(sizes: list[int]) -> None:
     payloads = [bytes(size) for size in sizes]

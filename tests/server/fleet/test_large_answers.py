@@ -1,0 +1,129 @@
+"""Answers as large as a model: on the disk until they are taken, once each, and refused where there is no room."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tacit.client.app import reply_records
+from tacit.client.connection import TurnedAway, Unreachable
+from tacit.client.fleet import received, sent
+from tacit.models.messages import Instruction, Reply
+from tacit.models.wire import PUSH, Part, framed, sealed_headers
+from tacit.server.rounds import Request
+from tacit.server.spool import Spool
+
+VECTOR = np.arange(3_000_000, dtype=np.float32)
+
+
+def answer_to(payloads: list[bytes], **arrays: np.ndarray) -> list[bytes]:
+    from flwr.app import Message
+
+    return sent(Message(reply_records(Reply(arrays=arrays)), reply_to=received(payloads)))
+
+
+def asked(fleet, connection) -> list[bytes]:
+    connection.alive()
+    fleet.wait_for("a")
+    fleet.transport.send([Request("a", Instruction("train", "run", 1, 0, b"plan"))])
+    return connection.pull(0)
+
+
+def test_an_answer_that_waits_is_not_in_memory_and_leaves_no_file(refleet, tmp_path: Path) -> None:
+    place = tmp_path / "answers"
+    fleet = refleet(spools=place)
+    try:
+        assert place.stat().st_mode & 0o777 == 0o700
+        fleet.enrol("a")
+        with fleet.connection("a") as connection:
+            connection.push(answer_to(asked(fleet, connection), vector=VECTOR, few=VECTOR[:5]))
+            held = fleet.grid._state.object_store
+            assert sum(len(entry.content) for entry in held.store.values()) < VECTOR.nbytes / 100
+            arrays = fleet.collect(1)["a"].reply.arrays
+        np.testing.assert_array_equal(arrays["vector"], VECTOR)
+        np.testing.assert_array_equal(arrays["few"], VECTOR[:5])
+        assert not arrays["vector"].flags.owndata and not arrays["vector"].flags.writeable
+        assert list(place.iterdir()) == [] and len(held) == 0
+    finally:
+        fleet.close()
+
+
+def test_where_there_is_no_room_the_answer_is_brought_again_later(
+    fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(spool: Spool, part: Part) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        with monkeypatch.context() as patched:
+            patched.setattr(Spool, "write", full)
+            with pytest.raises(Unreachable, match="507"):
+                connection.push(answer)
+        assert "an answer cannot be taken in (No space left on device)" in caplog.text
+        assert fleet.collect(1, seconds=0.1) == {}
+        connection.push(answer)
+        np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+def test_an_answer_that_was_taken_is_not_written_when_it_comes_once_more(fleet, monkeypatch) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        connection.push(answer)
+        assert len(fleet.collect(1)) == 1
+
+        def never(spool: Spool, part: Part) -> str:
+            raise AssertionError("nobody waits for it")
+
+        monkeypatch.setattr(Spool, "write", never)
+        connection.push(answer)
+
+
+def test_a_member_brings_one_answer_at_a_time_and_the_latest_counts(fleet) -> None:
+    """A line that broke looks whole to the coordinator for a while: what came over it must not fill the disk."""
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        body = b"".join(framed(answer))
+        headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        with socket.create_connection(("127.0.0.1", fleet.port), timeout=5) as earlier:
+            earlier.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {len(body)}\r\n\r\n".encode())
+            earlier.sendall(body[: len(body) // 2])
+            time.sleep(0.2)
+            connection.push(answer)
+            try:
+                earlier.sendall(body[len(body) // 2 :])
+            except OSError:
+                pass  # refused while it was sending
+            said = earlier.recv(4096)
+        assert said.startswith(b"HTTP/1.1 409") or said == b""
+        np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda chunk: chunk[:-1] + bytes([chunk[-1] ^ 1]),
+        lambda chunk: chunk[:-1],
+        lambda chunk: chunk.replace(b"ArrayChunk  ", b"ArrayChunk x ", 1),
+        lambda chunk: b"ConfigRecord" + chunk[10:],
+    ],
+)
+def test_a_chunk_that_is_not_the_one_that_was_announced_is_refused(fleet, spoilt) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        place = next(at for at, payload in enumerate(answer) if payload.startswith(b"ArrayChunk"))
+        with pytest.raises(TurnedAway) as refused:
+            connection.push([*answer[:place], spoilt(answer[place]), *answer[place + 1 :]])
+        assert refused.value.status == 400
+        connection.push(answer)
+        np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
