@@ -71,7 +71,7 @@ class SuperLink:
             temporary files.
 
     Raises:
-        InputError: there is no TLS, and the host is not the loopback.
+        InputError: there is no TLS, and the host is not the loopback; or the directory cannot be made.
     """
 
     def __init__(
@@ -91,7 +91,10 @@ class SuperLink:
         if tls is None and host not in ("127.0.0.1", "::1", "localhost"):
             raise InputError(f"{host} is reachable from outside", where="host", right="use TLS, or 127.0.0.1")
         if spools is not None:
-            spools.mkdir(mode=0o700, exist_ok=True)
+            try:
+                spools.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot be made ({error.strerror})", where=str(spools)) from None
         self._address = (host, port)
         self._tls = tls
         self._limits = limits or Limits()

@@ -13,6 +13,7 @@ import pytest
 from tacit.client.app import reply_records
 from tacit.client.connection import TurnedAway, Unreachable
 from tacit.client.fleet import received, sent
+from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import PUSH, Part, framed, sealed_headers
 from tacit.server.rounds import Request
@@ -127,3 +128,8 @@ def test_a_chunk_that_is_not_the_one_that_was_announced_is_refused(fleet, spoilt
         assert refused.value.status == 400
         connection.push(answer)
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+def test_a_place_for_answers_that_cannot_be_made_is_named(refleet, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone/answers: cannot be made \(No such file or directory\)"):
+        refleet(spools=tmp_path / "gone" / "answers")
