@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tacit.client.evaluation import evaluation_values, evaluation_vector
 from tacit.client.masked import Integers, Values
-from tacit.client.training import AgentState, Draws, Holdings, Workbench, rows_of, train, train_examples
+from tacit.client.training import AgentState, Draws, Holdings, NoRows, Workbench, rows_of, train, train_examples
 from tacit.models.contributions import (
     COUNTS,
     UPDATE,
@@ -61,14 +61,14 @@ def protected_update(
 def _bounded_update(
     state: AgentState, instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench, size: int
 ) -> tuple[AgentState, NDArray[np.float32]]:
-    """Return an update that a promise to a client bounds: nothing where training diverged.
+    """Return an update that a promise to a client bounds: nothing where training diverged, or there was no row.
 
-    Whether it does depends on the rows. A client that said so instead would answer a question of the coordinator's,
-    who chooses weights and learning rate, without noise and as often as it is asked.
+    Whether that is so depends on the rows. A client that said so instead would answer a question of the coordinator's,
+    who chooses weights, learning rate and classes, without noise and as often as it is asked.
     """
     try:
         state, result = train(state, instruction, plan, holdings, bench)
-    except TrainingDiverged:
+    except (TrainingDiverged, NoRows):
         return state, np.zeros(size, np.float32)
     return state, result.delta.cpu().numpy()
 
@@ -115,7 +115,9 @@ def masked_contribution(
         return state, _evaluated(instruction, plan, offer, draws, holdings, bench)
     if asks_for_statistics(plan):
         _check_offer(offer, preparation_layout(plan))
-        rows = rows_of(holdings, plan)
+        # Of a run that promises something, nobody is to see who has no row of the coordinator's classes.
+        promised = plan.recipe.privacy.unit != "none"
+        rows = holdings.training(plan) if promised else rows_of(holdings, plan)
         if plan.features is not None:
             return state, {COUNTS: np.array([float(len(rows))])}
         return state, preparation_values(preparation_sums(rows, plan.schema), plan.schema)

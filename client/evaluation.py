@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tacit.client.training import Holdings, Refused, Workbench, as_tensor, as_tensors
+from tacit.client.training import Holdings, NoRows, Refused, Workbench, as_tensor, as_tensors
 from tacit.models import broadcast
 from tacit.models.data.rows import Rows
+from tacit.models.evaluation_only import NOISED_SHARES
 from tacit.models.evaluation_shares import RowMeans, evaluation_shares
 from tacit.models.evaluation_sums import Sums, count_rows, evaluation_sums
 from tacit.models.messages import Instruction
@@ -37,16 +38,21 @@ def evaluation_values(instruction: Instruction, plan: Plan, holdings: Holdings, 
 def evaluation_vector(
     instruction: Instruction, plan: Plan, holdings: Holdings, bench: Workbench
 ) -> NDArray[np.float32]:
-    """Return what the agent adds under a promise, before noise; it is not refused whatever the model puts out either.
+    """Return what the agent adds under a promise, before noise: nothing where no row is of the coordinator's classes.
+
+    It is not refused whatever the model puts out either.
 
     Raises:
-        Refused: there are no rows of the kind that the plan asks for.
+        Refused: no rows are held out here.
         InputError: the task has no noised figures.
         ValueError: the plan or the vector cannot be used.
     """
     means = RowMeans(evaluation_shares(plan))
-    for model, inputs, targets in _loaded(instruction, plan, holdings, bench):
-        means.add(model, inputs, targets)
+    try:
+        for model, inputs, targets in _loaded(instruction, plan, holdings, bench):
+            means.add(model, inputs, targets)
+    except NoRows:
+        return np.zeros(NOISED_SHARES, np.float32)
     return means.vector()
 
 
@@ -58,9 +64,12 @@ def _loaded(
         raise ValueError("the plan has no features")
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = broadcast.decode(instruction.arrays, layout.size)
-    parts = [rows for rows in _parts(holdings, plan) if len(rows)]
+    found = list(_parts(holdings, plan))
+    if not found:
+        raise Refused("no held-out rows")
+    parts = [rows for rows in found if len(rows)]
     if not parts:
-        raise Refused("no held-out rows" if plan.recipe.evaluation.rows == "held-out" else "no rows")
+        raise NoRows("no held-out rows" if plan.recipe.evaluation.rows == "held-out" else "no rows")
     write_vector(model, layout, as_tensor(vector).to(device))
     for rows in parts:
         held = as_tensors(rows, plan.features, task, device)

@@ -45,6 +45,8 @@ class SourceHoldings:
                 # The reason names the owner's files and columns, so it stays here and a coordinator learns the fact.
                 _LOG.error("the data source cannot be used: %s", error)
                 raise InputError("the agent's data source cannot be used", right="its own log says why") from None
+            for why, count in source.findings.dropped.items():
+                _LOG.warning("%d rows %s are left out", count, why)
             self._source = read_as, source
         return self._source[1]
 
@@ -52,11 +54,11 @@ class SourceHoldings:
 def conform(rows: Rows, own: Schema, agreed: Schema) -> Rows:
     """Return rows that were read under one dictionary as another one names them.
 
-    Columns that the agreed dictionary does not have are left out; labels are renumbered by name. A numeric column may
-    serve as a categorical one (small files often look numeric by accident), never the other way round.
+    Columns and classes that the agreed dictionary does not have are left out; labels are renumbered by name. A numeric
+    column may serve as a categorical one (small files often look numeric by accident), never the other way round.
 
     Raises:
-        InputError: a column is missing or of another kind or shape, or a label is none of the agreed classes.
+        InputError: a column is missing or of another kind or shape, or the labels are no classes, or numbers.
     """
     kinds = {column.name: column for column in own.columns}
     columns = {}
@@ -77,7 +79,8 @@ def conform(rows: Rows, own: Schema, agreed: Schema) -> Rows:
     if not own.classes:
         raise InputError("the labels are numbers, the federation's are classes", where=f"label {agreed.label!r}")
     numbers = {name: index for index, name in enumerate(agreed.classes)}
-    if any(name not in numbers for name in own.classes):
-        raise InputError("a label is none of the federation's classes", where=f"label {agreed.label!r}")
-    renumbered = np.array([numbers[name] for name in own.classes], dtype=np.int64)
-    return Rows(columns, renumbered[rows.labels])
+    labels = np.array([numbers.get(name, -1) for name in own.classes], dtype=np.int64)[rows.labels]
+    if (labels >= 0).all():
+        return Rows(columns, labels)
+    kept = np.flatnonzero(labels >= 0)
+    return Rows({name: values[kept] for name, values in columns.items()}, labels[kept])

@@ -74,6 +74,10 @@ class Refused(Exception):
     """The agent will not take a step, or not to its end; the text is the reason and goes to the coordinator."""
 
 
+class NoRows(Refused):
+    """There are no rows of the kind that a step asks for."""
+
+
 class Lent(Protocol):
     """What the owner lends of the machine."""
 
@@ -161,24 +165,25 @@ def train(
     """Train from the instruction's vector on the agent's own rows.
 
     Raises:
-        Refused: there are no rows.
+        NoRows: there are none.
+        Refused: what the owner lends is used up.
         ValueError: the plan or the vector cannot be used.
         TrainingDiverged: the loss or the weights stopped being finite.
     """
     step = bench.lent.begin()
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = broadcast.decode(instruction.arrays, layout.size)
-    state = _prepare(state, plan, holdings, model, task, device)
-    if state.prepared is None:
-        raise Refused("no rows")
+    state, prepared = _prepare(state, plan, holdings, model, task, device)
+    if not len(prepared.inputs):
+        raise NoRows("no rows")
     model, layout = _trained(model, layout)
     settings = plan.recipe.training
     result = train_locally(
         model,
         layout,
         as_tensor(vector).to(device),
-        state.prepared.inputs,
-        state.prepared.targets,
+        prepared.inputs,
+        prepared.targets,
         task,
         LocalTraining(
             epochs=settings.local_epochs,
@@ -205,15 +210,16 @@ def train_examples(
     holdings: Holdings,
     bench: Workbench,
 ) -> tuple[AgentState, LocalResult]:
-    """Train as `train` does, under a promise about each of the agent's examples; raises what that does."""
+    """Train as `train` does, under a promise about each of the agent's examples; raises what that does.
+
+    Without any it gives noise alone: nobody is to see whether there is one.
+    """
     step = bench.lent.begin()
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = broadcast.decode(instruction.arrays, layout.size)
-    state = _prepare(state, plan, holdings, model, task, device)
-    if state.prepared is None:
-        raise Refused("no rows")
+    state, prepared = _prepare(state, plan, holdings, model, task, device)
     model, layout = _trained(model, layout)
-    inputs, targets = state.prepared.inputs, state.prepared.targets
+    inputs, targets = prepared.inputs, prepared.targets
     settings = private_settings(promised, plan.recipe.training)
     settings = replace(settings, mode=bench.mode(lambda: fastest(model, task, inputs, targets, settings)))
     start = as_tensor(vector).to(device)
@@ -225,10 +231,10 @@ def train_examples(
 
 
 def rows_of(holdings: Holdings, plan: Plan) -> Rows:
-    """Return the rows to train on; `Refused` where there are none."""
+    """Return the rows to train on; `NoRows` where there are none."""
     rows = holdings.training(plan)
     if not len(rows):
-        raise Refused("no rows")
+        raise NoRows("no rows")
     return rows
 
 
@@ -240,21 +246,19 @@ def _features(plan: Plan) -> Features:
 
 def _prepare(
     state: AgentState, plan: Plan, holdings: Holdings, model: nn.Module, task: Task, device: torch.device
-) -> AgentState:
+) -> tuple[AgentState, Prepared]:
+    """Return the training rows as tensors, if any, and the state that remembers them."""
     features = _features(plan)
     digest = features.digest
     start, _ = split_frozen(model)
     if len(start) and plan.architecture is not None:
         digest += json.dumps(plan.architecture.to_json_dict(), sort_keys=True)
     if state.prepared is not None and state.features == digest:
-        return state
-    rows = holdings.training(plan)
-    prepared = None
-    if len(rows):
-        held = as_tensors(rows, features, task, device)
-        # Nothing trains it, so it is computed once for each row and not once for each step.
-        prepared = Prepared(frozen_features(start, held.inputs), held.targets)
-    return replace(state, features=digest, prepared=prepared)
+        return state, state.prepared
+    held = as_tensors(holdings.training(plan), features, task, device)
+    # Nothing trains it, so it is computed once for each row and not once for each step.
+    prepared = Prepared(frozen_features(start, held.inputs), held.targets)
+    return replace(state, features=digest, prepared=prepared), prepared
 
 
 def _trained(model: nn.Module, layout: Layout) -> tuple[nn.Module, Layout]:

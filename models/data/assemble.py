@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.models.data.classes import Place, class_indices, class_names, label_texts, without_full_stops
+from tacit.models.data.classes import OTHERS, Place, class_indices, class_names, label_texts, without_full_stops
 from tacit.models.data.findings import describe
 from tacit.models.data.rows import Column, Rows, Schema, Source
 from tacit.models.errors import InputError
@@ -45,7 +45,8 @@ def assemble(
         task: the recipe's task kind; one that ends in "-regression" has float targets, any other classes.
         label: the name of the label.
         where: names the source in errors.
-        classes: fixed names and order of the classes; none: the training labels, sorted.
+        classes: fixed names and order of the classes; none: the training labels, sorted. With `OTHERS` at the end, rows
+            with another label are left out, if need be all of them.
         file_names: what `train.files` points into.
 
     Raises:
@@ -55,19 +56,22 @@ def assemble(
         raise InputError("there is no feature column", where=where, right="at least one column beside the label")
     regression = task.endswith("-regression")
     names: tuple[str, ...] = ()
+    leave_out = classes[-1:] == (OTHERS,)
+    classes = classes[:-1] if leave_out else classes
     if regression and classes:
         raise InputError("a regression has no classes", where="option classes", right="no such option")
     if not regression:
         names = class_names(label_texts(train.labels), classes, where=where)
     schema = Schema(columns, label, names)
-    train_rows, kept = _labelled(train, schema)
-    if not len(train_rows):
+    train_rows, kept = _labelled(train, schema, leave_out)
+    if not len(train_rows) and not leave_out:
         raise InputError("there are no rows with a label", where=where, right="at least one row")
-    dropped = {"without a label": len(train.labels) - len(kept)}
+    without = "with a label of no class, or none" if leave_out else "without a label"
+    dropped = {without: len(train.labels) - len(kept)}
     test_rows = None
     if test is not None:
-        test_rows, tested = _labelled(test, schema)
-        dropped["without a label, in the test part"] = len(test.labels) - len(tested)
+        test_rows, tested = _labelled(test, schema, leave_out)
+        dropped[f"{without}, in the test part"] = len(test.labels) - len(tested)
     return Source(
         schema=schema,
         train=train_rows,
@@ -78,11 +82,13 @@ def assemble(
     )
 
 
-def _labelled(part: Part, schema: Schema) -> tuple[Rows, NDArray[np.int64]]:
-    """Return the rows that have a label, encoded, and their indices in `part`."""
+def _labelled(part: Part, schema: Schema, leave_out: bool) -> tuple[Rows, NDArray[np.int64]]:
+    """Return the rows that have a label, or one of the classes, encoded, and their indices in `part`."""
     if schema.classes:
         texts = without_full_stops(label_texts(part.labels), schema.classes)
-        kept = np.flatnonzero(texts != "")
+        known = set(schema.classes) - {""}
+        has_class = np.fromiter((text in known for text in texts.tolist()), dtype=bool, count=len(texts))
+        kept = np.flatnonzero(has_class if leave_out else texts != "")
         labels: NDArray[Any] = class_indices(texts[kept], schema.classes, place=lambda row: part.place(int(kept[row])))
     else:
         targets = np.asarray(part.labels, dtype=np.float64)

@@ -13,6 +13,9 @@ from tacit.models.errors import InputError
 # More classes than this is a number or an identifier mistaken for a label, and would put rows into the public schema.
 MAX_CLASSES = 1000
 
+# After the fixed classes: rows with another label are left out, where they would be refused.
+OTHERS = "..."
+
 Place = Callable[[int], str]
 
 

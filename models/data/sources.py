@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 from tacit.models.data.audio_folders import open_audio
+from tacit.models.data.classes import OTHERS
 from tacit.models.data.csv_files import open_csv
 from tacit.models.data.idx_files import open_idx
 from tacit.models.data.image_folders import open_images
@@ -88,7 +89,8 @@ def open_source(
         label: the name of the label; for a table, the column that holds it.
         environ: where variables come from, usually `os.environ`.
         agreed: the dictionary of a federation, if there is one. Kinds of columns and classes then come from it where
-            the address does not give them, and not from the rows of one owner, which may hold one class alone.
+            the address does not give them, and not from the rows of one owner, which may hold one class alone. Rows of
+            other classes are left out.
 
     Raises:
         InputError: the address is malformed, its scheme unknown, or the source cannot be used.
@@ -116,7 +118,8 @@ def _agreed_options(address: Address, agreed: Schema) -> dict[str, str]:
     if "channels" in fixed and agreed.columns[0].kind == "image" and "channels" not in address.options:
         options["channels"] = str(agreed.columns[0].shape[0])
     if "classes" in fixed and agreed.classes and "classes" not in address.options:
-        options["classes"] = written(agreed.classes)
+        # Whether a row has another label is nothing that a coordinator may learn, who chooses the classes.
+        options["classes"] = written((*agreed.classes, OTHERS))
     return options
 
 

@@ -35,7 +35,7 @@ def frozen_features(start: Frozen, inputs: Tensor) -> Tensor:
     if not len(start):
         return inputs
     with torch.no_grad():
-        features = inputs.new_empty(len(inputs), *start(inputs[:1]).shape[1:])
+        features = inputs.new_empty(len(inputs), *start(inputs.new_zeros(1, *inputs.shape[1:])).shape[1:])
         for first in range(0, len(inputs), _EXAMPLES_AT_ONCE):
             features[first : first + _EXAMPLES_AT_ONCE] = start(inputs[first : first + _EXAMPLES_AT_ONCE])
     return features

@@ -11,7 +11,7 @@ import pytest
 from tacit.client.asked import CODES
 from tacit.client.caps import Caps
 from tacit.client.consent import Consent, PolicyRefusal
-from tacit.client.evaluation import evaluation_values
+from tacit.client.evaluation import evaluation_values, evaluation_vector
 from tacit.client.journal import AgentJournal
 from tacit.client.policy import Policy
 from tacit.client.training import Refused, Workbench
@@ -110,6 +110,13 @@ def test_counts_over_all_rows_are_those_over_both_parts() -> None:
     training = evaluation_values(instruction(plans["all"]), plans["all"], Held(20, None), Workbench())
     for name, values in both.items():
         np.testing.assert_allclose(values, held_out[name] + training[name], rtol=1e-12)
+
+
+def test_under_a_promise_nobody_sees_who_has_no_held_out_row_of_the_classes() -> None:
+    plan = planned("privacy.unit=client", "privacy.noise_multiplier=2.0")
+    assert evaluation_vector(instruction(plan), plan, Held(20, 0), Workbench()).tolist() == [0.0, 0.0]
+    with pytest.raises(Refused, match="no held-out rows"):  # its owner holds none out
+        evaluation_vector(instruction(plan), plan, Held(20, None), Workbench())
 
 
 @pytest.mark.parametrize("test", [None, 0])

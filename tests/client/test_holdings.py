@@ -92,11 +92,6 @@ MISFITS = {
         Schema((Column("x", "image", (1, 4, 4)),), "income", CLASSES),
         "column 'x': is image",
     ),
-    "a class that nobody agreed on": (
-        Schema((AGE, JOB), "income", ("high", "low", "HIV positive")),
-        AGREED,
-        "label 'income': a label is none of the federation's classes",
-    ),
     "numbers for classes": (Schema((AGE, JOB), "income"), AGREED, "label 'income': the labels are numbers"),
     "classes for numbers": (AGREED, Schema((AGE, JOB), "income"), "label 'income': the labels are classes"),
 }
@@ -110,6 +105,14 @@ def test_rows_that_do_not_fit_the_dictionary_are_refused_without_a_value(
         conform(some_rows(x=np.zeros((2, 1, 2, 2), np.uint8)), own, agreed)
     assert expected in str(caught.value)
     assert "HIV" not in str(caught.value)
+
+
+def test_rows_of_a_class_that_nobody_agreed_on_are_left_out() -> None:
+    own = Schema((AGE, JOB), "income", ("low", "HIV positive", "high"))
+    rows = Rows({"age": np.arange(4.0), "job": np.array(list("abcd"), dtype=object)}, np.array([0, 1, 2, 1]))
+    fitted = conform(rows, own, AGREED)
+    assert [AGREED.classes[label] for label in fitted.labels] == ["low", "high"]
+    assert (fitted.columns["age"].tolist(), fitted.columns["job"].tolist()) == ([0.0, 2.0], ["a", "c"])
 
 
 # Sources
@@ -145,6 +148,24 @@ def test_an_owner_of_one_class_and_of_codes_that_look_like_numbers_reads_what_ev
     assert rows.labels.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("text", "ages"),
+    [
+        ("age,job,income\n31,nurse,low\n40,clerk,HIV\n50,judge,high\n", [31.0, 50.0]),
+        ("age,job,income\n40,clerk,HIV\n", []),
+        ("age,job,income\n31,nurse,low\n", [31.0]),
+    ],
+)
+def test_whether_a_row_has_another_label_than_the_coordinator_names_is_said_to_the_owner_alone(
+    tmp_path: Path, text: str, ages: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who writes the classes could ask for any value of any column, if the agent failed where one is there, or none."""
+    rows = csv_file(tmp_path, text).training(plan_for())
+    assert rows.columns["age"].tolist() == ages and len(rows.labels) == len(ages)
+    said = "1 rows with a label of no class, or none are left out"
+    assert (said in caplog.text) == ("HIV" in text) and "HIV" not in caplog.text
+
+
 def test_the_sources_own_test_part_is_never_trained_on(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("age,job,income\n50,judge,high\n")
     (tmp_path / "train.csv").write_text("age,job,income\n31,nurse,low\n40,clerk,high\n")
@@ -157,7 +178,6 @@ def test_the_sources_own_test_part_is_never_trained_on(tmp_path: Path) -> None:
 SECRETS = {
     "a first line of data taken for a header": "Alice,HIV,low\nBob,flu,high\n",
     "a value that is no number": "age,job,income\n" + "31,nurse,low\n" * 50 + "Alice,HIV,low\n",
-    "a label that nobody agreed on": "age,job,income\n31,nurse,HIV\n",
     "a line of too many fields": "age,job,income\n31,nurse,low,Alice HIV\n",
     "an open quote": 'age,job,income\n31,"Alice HIV,low\n',
     "an infinite number": "age,job,income\n31,HIV,low\ninf,HIV,low\n",

@@ -102,6 +102,15 @@ def test_a_client_without_rows_drops_out_of_every_round_and_the_preparation() ->
         assert federation.report(number).reported == 9
 
 
+@pytest.mark.parametrize("promise", [["privacy.unit=client", "privacy.noise_multiplier=1.0"], EXAMPLE])
+def test_under_a_promise_nobody_sees_who_has_no_row_of_the_federations_classes(promise: list[str]) -> None:
+    federation = Masked([*ONE_ROUND, *promise], rows=lambda count: some_rows(count).take(np.arange(54)))
+    state = federation.execute()
+    for number in range(2):
+        assert federation.outcomes(number)["c00"] == ("reported", "")
+    assert state.taken["c00"] == 1 and state.spent[0].survivors == 10
+
+
 # Clients that break the protocol
 
 
