@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from tacit.models.errors import InputError
+from tacit.models.zoo.images import image_shape
 
 _Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -43,13 +43,7 @@ def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Mo
     Raises:
         InputError: `input_shape` is not `(channels, height, width)` with height and width of at least 8.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 8:
-        raise InputError(
-            f"the inputs have shape {input_shape}",
-            where="model cnn",
-            right="expected (channels, height, width), 8x8 up",
-        )
-    channels, height, width = input_shape
+    channels, height, width = image_shape(input_shape, "cnn")
     first, second = options.channels
     activation = _ACTIVATIONS[options.activation]
     layers: list[nn.Module] = [

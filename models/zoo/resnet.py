@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tacit.models.errors import InputError
+from tacit.models.zoo.images import image_shape
 
 
 class Options(BaseModel):
@@ -53,17 +53,12 @@ def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Mo
     Raises:
         InputError: `input_shape` is not `(channels, height, width)` with height and width of at least 8.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 8:
-        raise InputError(
-            f"the inputs have shape {input_shape}",
-            where="model resnet",
-            right="expected (channels, height, width), 8x8 up",
-        )
+    channels_in, _, _ = image_shape(input_shape, "resnet")
     width = options.width
     # Eight channels a group at the first stage, and as many groups later: never one value a group, even on 1x1 maps.
     groups = width // 8
     layers: list[nn.Module] = [
-        nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False),
+        nn.Conv2d(channels_in, width, 3, padding=1, bias=False),
         nn.GroupNorm(groups, width),
         nn.ReLU(),
     ]

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tacit.models.errors import InputError
 from tacit.models.zoo.frozen import Frozen
+from tacit.models.zoo.images import image_shape
 
 ORIENTATIONS = 8
 # One of order 0, one for each wavelet of both scales, and one for each pair of a fine and a coarse wavelet.
@@ -78,13 +78,7 @@ def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Mo
     Raises:
         InputError: `input_shape` is not `(channels, height, width)` with height and width of at least 8.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 8:
-        raise InputError(
-            f"the inputs have shape {input_shape}",
-            where="model scatter",
-            right="expected (channels, height, width), 8x8 up",
-        )
-    channels, height, width = input_shape
+    channels, height, width = image_shape(input_shape, "scatter")
     normalised = nn.GroupNorm(_GROUPS * channels, FEATURES * channels, affine=False)
     linear = nn.Linear(FEATURES * channels * -(-height // 4) * -(-width // 4), outputs)
     nn.init.zeros_(linear.weight)
