@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -96,8 +97,12 @@ class PrivatePostgresql:
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """Kill it, as a machine does that runs out of memory."""
+        """Kill it with all its processes, as a power failure does: one that is left might still answer."""
+        served = [] if self._process is None else _children(self._process.pid)
         self._end(signal.SIGKILL)
+        for process in served:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def close(self) -> None:
         """Stop, and remove the folder."""
@@ -113,6 +118,17 @@ class PrivatePostgresql:
     def _answers(self) -> bool:
         ask = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ask, **self._as).returncode == 0
+
+
+def _children(process: int) -> list[int]:
+    """Return the children of a process, where the system tells; they are in sessions of their own."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # After the name, which may hold anything: the state, then the parent.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def _somebody() -> pwd.struct_passwd:
