@@ -1,11 +1,14 @@
 """Settings for all tests."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from .private_postgresql import URL, PrivatePostgresql, programs  # noqa: TID252 - tests are no package
 
 # A deadline measures the machine and who else is on it, not the code.
 settings.register_profile("tacit", deadline=None)
@@ -28,3 +31,13 @@ def key_of_the_tests(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     path = tmp_path_factory.getbasetemp() / "tests.key"
     monkeypatch.setenv("TACIT_KEY", str(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def private_postgresql() -> Iterator[PrivatePostgresql]:
+    """Lend a PostgreSQL of the module's own, which may be stopped and killed, where tests are to use one at all."""
+    if URL not in os.environ or programs() is None:
+        pytest.skip(f"{URL} is not set, or PostgreSQL's own programs are not here")
+    database = PrivatePostgresql()
+    yield database
+    database.close()

@@ -28,7 +28,7 @@ from tacit.server.store import (
 )
 from tacit.server.store.engine import connect, parse_url
 
-from ..private_postgresql import URL, PrivatePostgresql, programs  # noqa: TID252 - tests are no package
+from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
 
 RUN = NewRun("run-1", "fashion", "image-classification", "seed = 7\n", "a" * 64, "runs/run-1")
 MEMBERS = tuple(Participation(f"client-{i}", "reported") for i in range(50))
@@ -48,24 +48,13 @@ def test_no_method_of_the_store_reaches_the_database_but_by_a_transaction_that_m
                 assert method.name in {"__init__", "__repr__", "close", "_read", "_write", "departures"}
 
 
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[PrivatePostgresql]:
-    if URL not in os.environ:
-        pytest.skip(f"{URL} is not set")
-    if programs() is None:
-        pytest.skip("PostgreSQL's own programs are not here")
-    database = PrivatePostgresql()
-    yield database
-    database.close()
-
-
 @pytest.fixture
-def running(postgresql: PrivatePostgresql) -> Iterator[PrivatePostgresql]:
+def running(private_postgresql: PrivatePostgresql) -> Iterator[PrivatePostgresql]:
     """The database, up and empty."""
-    yield postgresql
-    postgresql.stop()
-    postgresql.start()
-    engine = connect(parse_url(postgresql.url), create=False)
+    yield private_postgresql
+    private_postgresql.stop()
+    private_postgresql.start()
+    engine = connect(parse_url(private_postgresql.url), create=False)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP SCHEMA public CASCADE")
         connection.exec_driver_sql("CREATE SCHEMA public")

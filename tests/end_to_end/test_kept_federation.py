@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,28 +14,19 @@ from tacit.server.coordinator_directory import open_directory
 from tacit.server.population_ledger import PopulationLedger
 from tacit.server.store import open_store
 
-from ..private_postgresql import URL, PrivatePostgresql, programs  # noqa: TID252 - tests are no package
+from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
 from .federation import NAMES, POLICY, RECIPE, Command, agent_directory, enrolled, finished, until, write_rows
-
-
-@pytest.fixture
-def database() -> Iterator[PrivatePostgresql]:
-    if URL not in os.environ or programs() is None:
-        pytest.skip(f"{URL} is not set, or PostgreSQL's own programs are not here")
-    server = PrivatePostgresql()
-    yield server
-    server.close()
 
 
 @pytest.mark.slow
 def test_after_a_disaster_the_same_members_train_with_a_coordinator_that_knows_what_it_does_not_know(
-    tmp_path: Path, command: Command, database: PrivatePostgresql
+    tmp_path: Path, command: Command, private_postgresql: PrivatePostgresql
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     hub, again = tmp_path / "hub", tmp_path / "again"
-    finished(command("coordinator", "init", "hub", "--port", port, "--db", database.url))
+    finished(command("coordinator", "init", "hub", "--port", port, "--db", private_postgresql.url))
     owners = [agent_directory(tmp_path / name, POLICY) for name in NAMES]
     write_rows(tmp_path / "public.csv", 60, seed=99)
     recipe = RECIPE.replace("clients = 5", 'clients = 5\nledger = "wards"\nepsilon_budget = 40.0')
@@ -58,7 +47,7 @@ def test_after_a_disaster_the_same_members_train_with_a_coordinator_that_knows_w
     up.send_signal(signal.SIGKILL)
     up.wait()
     spent = owners[0].ledger("patients", "client").ledger.epsilon_committed("promised")
-    database.close()  # and with it everything that the coordinator knew
+    private_postgresql.close()  # and with it everything that the coordinator knew
 
     finished(command("coordinator", "restore", "night.backup", "again", "--db", "tacit.db"))
     directory = open_directory(again, datetime.now(UTC))

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tacit.server.coordinator_lock import holder
 
-from ..private_postgresql import URL, PrivatePostgresql, programs  # noqa: TID252 - tests are no package
+from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
 from .federation import Command, finished, until
-
-
-@pytest.fixture
-def database() -> Iterator[PrivatePostgresql]:
-    if URL not in os.environ or programs() is None:
-        pytest.skip(f"{URL} is not set, or PostgreSQL's own programs are not here")
-    server = PrivatePostgresql()
-    yield server
-    server.close()
 
 
 def free_port() -> str:
@@ -47,14 +36,14 @@ def test_a_coordinator_that_waits_for_its_database_can_be_stopped(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_coordinator_that_is_started_before_postgresql_opens_its_port_when_that_is_there(
-    tmp_path: Path, command: Command, database: PrivatePostgresql
+    tmp_path: Path, command: Command, private_postgresql: PrivatePostgresql
 ) -> None:
-    database.stop()
-    finished(command("coordinator", "init", "hub", "--port", free_port(), "--db", database.url))
+    private_postgresql.stop()
+    finished(command("coordinator", "init", "hub", "--port", free_port(), "--db", private_postgresql.url))
     up = command("coordinator", "up", "hub")
     log = next(tmp_path.glob("*-coordinator-up.log"))
     until(lambda: "waiting for it" in log.read_text())
-    database.start()
+    private_postgresql.start()
     until(lambda: "listening on" in log.read_text())
     said = log.read_text()
     assert said.count("waiting for it") == said.count("the database is there") == 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,7 @@ from tacit.server.store import Store, StoreUnavailable, open_store
 from tacit.server.store.arrival import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, open_once_there, why_absent
 from tacit.server.store.schema import VERSION_TABLE
 
-from ..private_postgresql import URL as POSTGRES  # noqa: TID252 - tests are no package
-from ..private_postgresql import PrivatePostgresql, programs  # noqa: TID252
+from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
 
 NOWHERE = "postgresql+psycopg://tacit:hunter2@db.example/tacit"
 
@@ -195,15 +193,6 @@ def test_a_port_that_hangs_up_is_a_server_that_is_away() -> None:
         proxy.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[PrivatePostgresql]:
-    if POSTGRES not in os.environ or programs() is None:
-        pytest.skip(f"{POSTGRES} is not set, or PostgreSQL's own programs are not here")
-    server = PrivatePostgresql()
-    yield server
-    server.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "reason"),
@@ -216,9 +205,9 @@ def database() -> Iterator[PrivatePostgresql]:
     ],
 )
 def test_what_postgresql_refuses_for_good_is_refused_at_once(
-    changed: dict[str, str], reason: str, database: PrivatePostgresql
+    changed: dict[str, str], reason: str, private_postgresql: PrivatePostgresql
 ) -> None:
-    url = make_url(database.url).set(**changed)  # type: ignore[arg-type]
+    url = make_url(private_postgresql.url).set(**changed)  # type: ignore[arg-type]
     stopped = Moments()
     with pytest.raises(StoreUnavailable, match=reason):
         open_once_there(url.render_as_string(hide_password=False), stopped)
@@ -226,36 +215,32 @@ def test_what_postgresql_refuses_for_good_is_refused_at_once(
 
 
 @pytest.mark.slow
-def test_a_schema_of_a_newer_tacit_in_postgresql_is_refused_at_once(database: PrivatePostgresql) -> None:
-    with open_store(database.url) as store, store._engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = 'tomorrow'")
-    stopped = Moments()
-    with pytest.raises(InputError, match="newer Tacit"):
-        open_once_there(database.url, stopped)
-    assert stopped.pauses == []
+def test_postgresql_that_is_started_late_is_used_when_it_is_there(
+    private_postgresql: PrivatePostgresql, caplog: pytest.LogCaptureFixture
+) -> None:
+    private_postgresql.stop()
+
+    class StartsLate(Moments):
+        def wait(self, timeout: float | None = None) -> bool:
+            if len(self.pauses) == 2:
+                private_postgresql.start()
+            return super().wait(timeout)
+
+    stopped = StartsLate()
+    store = open_once_there(private_postgresql.url, stopped)
+    assert store is not None
+    with store:
+        assert store.list_runs() == []
+    assert len(stopped.pauses) == 3
+    assert [line.endswith("; waiting for it") for line in log(caplog)] == [True, False]
+    assert str(make_url(private_postgresql.url).password) not in "".join(log(caplog))
 
 
 @pytest.mark.slow
-def test_postgresql_that_is_started_late_is_used_when_it_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    if POSTGRES not in os.environ or programs() is None:
-        pytest.skip(f"{POSTGRES} is not set, or PostgreSQL's own programs are not here")
-    server = PrivatePostgresql()
-    try:
-        server.stop()
-
-        class StartsLate(Moments):
-            def wait(self, timeout: float | None = None) -> bool:
-                if len(self.pauses) == 2:
-                    server.start()
-                return super().wait(timeout)
-
-        stopped = StartsLate()
-        store = open_once_there(server.url, stopped)
-        assert store is not None
-        with store:
-            assert store.list_runs() == []
-        assert len(stopped.pauses) == 3
-        assert [line.endswith("; waiting for it") for line in log(caplog)] == [True, False]
-        assert make_url(server.url).password not in "".join(log(caplog))
-    finally:
-        server.close()
+def test_a_schema_of_a_newer_tacit_in_postgresql_is_refused_at_once(private_postgresql: PrivatePostgresql) -> None:
+    with open_store(private_postgresql.url) as store, store._engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = 'tomorrow'")
+    stopped = Moments()
+    with pytest.raises(InputError, match="newer Tacit"):
+        open_once_there(private_postgresql.url, stopped)
+    assert stopped.pauses == []
