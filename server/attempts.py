@@ -16,11 +16,60 @@ from tacit.server.rounds import Exchanges, Round, RoundProgress, RoundState
 from tacit.server.secure_sum import MASK_EXCHANGE
 from tacit.server.transport import Transport, drive
 
+MOST_LOST = 10  # attempts in a row that fail because clients were away
 RECEIPT_SECONDS = 30.0  # to deliver the last receipts in
 
 
 class RunFailed(Exception):
     """The run cannot go on; the text says why. What was committed stays."""
+
+
+class RunStopped(RunFailed):
+    """The run was told to end before anything was trained; the text says by what."""
+
+
+class Ready(Protocol):
+    """What waits for clients before an attempt is made."""
+
+    def __call__(self, failed: RoundReport | None, lost: int) -> bool:
+        """Wait until there are as many clients as an attempt needs.
+
+        Args:
+            failed: the attempt before this one, if there was one and it failed.
+            lost: how many attempts in a row have failed because clients were away.
+
+        Returns:
+            Whether `failed` did so because clients were away.
+        """
+        ...
+
+
+@dataclass
+class Tally:
+    """How many attempts at something have failed in a row: by themselves, and because clients were away.
+
+    Whoever is away comes back, and a run waits for that; what fails with everybody there would fail again. Clients that
+    vanish each time that they are asked are given up in the end too.
+
+    Attributes:
+        ready: waits for clients.
+        most: so many that fail by themselves are too many.
+        failed: how many have.
+        lost: how many have failed because clients were away.
+    """
+
+    ready: Ready
+    most: int
+    failed: int = 0
+    lost: int = 0
+
+    def note(self, report: RoundReport) -> bool:
+        """Count an attempt that failed, wait for whoever is away, and return whether too many have failed."""
+        if self.ready(report, self.lost):
+            self.lost += 1
+        else:
+            self.failed += 1
+        return self.failed >= self.most or self.lost >= MOST_LOST
 
 
 class Summing(Exchanges, Protocol):
@@ -60,6 +109,11 @@ class Attempts:
         if not clients:
             raise RunFailed("no client can be reached")
         return tuple(client for client in clients if client not in without)
+
+    def there(self, without: Collection[str] = ()) -> int:
+        """Return how many can be asked now, as `clients` says, be it nobody."""
+        out = {*without, *(self.masking.at_fault if self.masking is not None else ())}
+        return sum(client not in out for client in self.transport.clients())
 
     def broken_off(self, number: int) -> BrokenOff | None:
         """Return the attempt at a round that another process was in the middle of, if it can be gone on with."""
@@ -101,6 +155,7 @@ class Attempts:
 
         started = self.clock()
         progress = broken_off.progress if broken_off is not None else None
+        self.transport.clients()  # where they are by now, also of those that another process has asked
         drive(current, self.transport, announce=announce, broken_off=progress)
         done = current.state is RoundState.COMPLETE
         seconds = self.clock() - started

@@ -44,6 +44,7 @@ class RunState:
         spent: the rounds whose noised inputs left, in order; empty without a privacy mechanism.
         taken: how often each client's noised input left, by name.
         l2_clip: what an adaptive clip has come to; None where there is none, or before the first round.
+        has_result: whether any round had a result: otherwise the vector is the one that the run began with.
         sums: what an evaluation added up, by block; empty in a run that trains.
     """
 
@@ -57,6 +58,7 @@ class RunState:
     spent: tuple[Spent, ...] = ()
     taken: Mapping[str, int] = field(default_factory=dict)
     l2_clip: float | None = None
+    has_result: bool = False
     sums: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     carry: NDArray[np.float32] | None = None
 
@@ -90,6 +92,7 @@ class Checkpoints:
             "spent": [[one.cohort, one.survivors] for one in state.spent],
             "taken": dict(state.taken),
             "l2_clip": state.l2_clip,
+            "has_result": state.has_result,
         }
         tensors: dict[str, NDArray[Any]] = {_VECTOR: state.vector}
         tensors |= {_MOMENT + name: moment for name, moment in state.moments.items()}
@@ -171,6 +174,8 @@ def _read(path: Path) -> RunState:
             spent=tuple(Spent(int(cohort), int(survivors)) for cohort, survivors in values["spent"]),
             taken={str(client): int(times) for client, times in values["taken"].items()},
             l2_clip=None if values["l2_clip"] is None else float(values["l2_clip"]),
+            # Earlier versions did not say so; nearly every round has a result.
+            has_result=bool(values.get("has_result", values["round"])),
             sums=sums,
         )
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, struct.error) as error:

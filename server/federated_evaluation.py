@@ -88,7 +88,7 @@ class EvaluationRun(Run):
         if result is None:
             return super()._apply(state, report, result, lines)
         sums = {SHARES: means_of(result.mean_update)} if isinstance(result, TrainingResult) else dict(result)
-        following = replace(state, round=report.number, sums=sums)
+        following = replace(state, round=report.number, sums=sums, has_result=True)
         try:
             metrics = figures_of(following)
         except InputError as error:

@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +23,8 @@ from tacit.models.training import resolve_device
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.identity import check_name
 from tacit.privacy.randomness import Randomness, SystemRandomness
-from tacit.server.attempts import RunFailed
+from tacit.server.attempts import RunFailed, RunStopped
+from tacit.server.attendance import Attendance
 from tacit.server.budget import open_budget
 from tacit.server.coordinator_directory import CoordinatorDirectory
 from tacit.server.environment import environment
@@ -53,7 +54,6 @@ from tacit.server.superlink import SuperLink
 _LOG = logging.getLogger(__name__)
 RUNS = "runs"
 LONGEST_NAME = 64  # characters
-RECONNECT_SECONDS = 45.0  # in which every agent that is still alive has asked a coordinator that was away
 RETRY_SECONDS = 5.0  # after the disk was full or the database away
 TRIES = 3  # of a run that ends for a reason that nobody foresaw
 
@@ -122,6 +122,7 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         """Begin with nothing to complain of."""
+        self.attendance = Attendance(self.membership, self.link, self.until, self.pause)
         self._failures = Counter[str]()
         self._trouble = ""
 
@@ -171,6 +172,9 @@ class Coordinator:
         except Stopped:
             _LOG.info("%s goes on when the coordinator is started again", name)
             return
+        except RunStopped as error:
+            _LOG.info("%s was ended before anything was trained: %s", name, error)
+            path.unlink(missing_ok=True)
         except (StoreUnavailable, Unwritable, OSError):
             raise
         except (InputError, RunFailed, PrivacyError) as error:
@@ -205,6 +209,7 @@ class Coordinator:
 
         Raises:
             InputError: the recipe or its public sample cannot be used, or the run began with another recipe.
+            RunStopped: it was told to end before anything was trained.
             RunFailed: too few clients came or answered, or the model diverged.
             Stopped: the coordinator is to stop.
             StoreUnavailable, Unwritable: nothing can be kept at the moment.
@@ -237,9 +242,9 @@ class Coordinator:
             holder=self.membership.holder,
         )
         parameters, phases = check_network(purpose.plan), kept.phases(masking.memory)
-        enough = partial(fewest_clients, recipe, masking, parameters)
+        enough, stop = partial(fewest_clients, recipe, masking, parameters), partial(self._asked_to_stop, name)
         if begun is None:
-            clients = self._gather(recipe, self.wait_seconds, stop=partial(self._asked_to_stop, name))
+            clients = self.attendance.gather(recipe, self.wait_seconds, stop=stop)
             check_cohorts(recipe, masking, clients, parameters)
             check_promise(recipe, clients, parameters)
             # What a process left that ended before the store knew of the run: nobody was asked for anything.
@@ -250,7 +255,7 @@ class Coordinator:
             kept.begin_again(begun)
             clients = int(begun.environment["clients"])
             _LOG.info("%s goes on", name)
-            self._reconnect(recipe, enough, phases.asked())
+            self.attendance.reconnect(recipe, enough, phases.asked())
         with kept.running(), self.link.grid() as grid:
             budget = None
             if recipe.privacy.unit != "none":
@@ -266,10 +271,11 @@ class Coordinator:
                 budget=budget,
                 randomness=self.randomness,
                 phases=phases,
-                stop=partial(self._asked_to_stop, name),
+                ready=partial(self.attendance.ready, recipe, enough, stop),
+                stop=stop,
                 validate=purpose.validate,
                 initial=purpose.initial,
-                on_round=partial(self._after, name, recipe, enough),
+                on_round=self._after,
             ).execute()
             ledger = budget.facts() if budget is not None else None
             summary = purpose.release(kept, state, clients, time.perf_counter() - started, ledger)
@@ -287,71 +293,7 @@ class Coordinator:
     def _asked_to_stop(self, name: str) -> str:
         return "stopped by hand" if is_to_stop(self.directory.path, name) else ""
 
-    def _gather(
-        self,
-        recipe: Recipe,
-        patience: float,
-        enough: Callable[[int], int] | None = None,
-        stop: Callable[[], str] = lambda: "",
-    ) -> int:
-        """Wait until as many members are there as a round needs, and return how many.
-
-        Args:
-            recipe: says how many.
-            patience: seconds after which fewer will do, if rounds can be made of them.
-            enough: the fewest of so many that rounds can be made of, for a run that has begun: it waits for these as
-                long as it takes. None for one that has not: it fails when the patience ends.
-            stop: asked again and again: why a run is to end, or not to begin; empty to go on.
-
-        Raises:
-            RunFailed: they did not come in time, or the run was stopped before it began.
-            Stopped: the coordinator is to stop.
-        """
-        needed = recipe.training.cohort or max(recipe.secure_aggregation.min_cohort, recipe.population.clients or 0)
-        begun, told = time.monotonic(), False
-        while not self.until():
-            self.membership.bring(self.link)
-            there = len(self._there())
-            if there >= needed:
-                return there
-            if asked := stop():
-                if enough is None:
-                    raise RunFailed(asked)
-                return there
-            if time.monotonic() > begun + patience:
-                if enough is None:
-                    raise RunFailed(f"{there} of {needed} clients were there after {patience:g} s")
-                if there >= enough(needed):
-                    return there
-            if not told:
-                _LOG.info("%d of %d clients are there; waiting", there, needed)
-                told = True
-            self.pause(0.5)
-        raise Stopped
-
-    def _reconnect(self, recipe: Recipe, enough: Callable[[int], int], asked: Collection[str]) -> None:
-        """Wait until a run can go on: for whoever is being asked, and then for as many as a round can be made of.
-
-        In this order: whoever goes while others are waited for must not make the run fail for want of members.
-
-        Raises:
-            Stopped: the coordinator is to stop.
-        """
-        self._wait_for(asked)
-        self._gather(recipe, RECONNECT_SECONDS, enough)
-
-    def _wait_for(self, names: Collection[str]) -> None:
-        """Wait until everybody of these is there again, but not for long: whoever has died will not come."""
-        deadline = time.monotonic() + RECONNECT_SECONDS
-        while not self._there().issuperset(names) and time.monotonic() < deadline:
-            if self.until():
-                raise Stopped
-            self.pause(0.2)
-
-    def _there(self) -> frozenset[str]:
-        return frozenset(name for name, one in self.link.presence().items() if one.online)
-
-    def _after(self, name: str, recipe: Recipe, enough: Callable[[int], int], report: RoundReport) -> None:
+    def _after(self, report: RoundReport) -> None:
         self.membership.bring(self.link)
         if report.committed:
             told = "  ".join(f"{name} {value:.4f}" for name, value in sorted(report.metrics.items()))
@@ -363,8 +305,3 @@ class Coordinator:
         for one in report.participants:
             if one.outcome != "reported":
                 _LOG.warning("round %-5d client %s: %s (%s)", report.number, one.client, one.outcome, one.reason)
-        over = report.committed and report.number == recipe.training.rounds
-        # A line that breaks for a moment takes everybody away at once; a round that finds nobody would end the run.
-        if not over and (not report.committed or len(self._there()) < recipe.secure_aggregation.min_cohort):
-            patience = min(recipe.training.deadline_seconds, RECONNECT_SECONDS)
-            self._gather(recipe, patience, enough, partial(self._asked_to_stop, name))

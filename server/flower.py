@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -23,6 +24,15 @@ MESSAGE_TYPES = {
 } | {action: f"train.{action}" for action in (*MASKED_ACTIONS, *ELIDED_ACTIONS)}
 DTYPES = frozenset({"float32", "float64", "uint8", "int32"})  # of the vectors that agents send
 LONGEST_REASON = 500  # characters
+
+
+def _failed(code: int) -> str:
+    return f"the node failed (code {code})"
+
+
+UNSENT = "the message could not be sent"
+VANISHED = frozenset({UNSENT, _failed(ErrorCode.NODE_UNAVAILABLE)})
+"""The reasons why there is no answer of nodes that were not there any more."""
 
 
 class GridTransport:
@@ -101,7 +111,7 @@ class GridTransport:
     def arrivals(self, deadline: float) -> Iterator[Arrival]:
         """Pull replies; ask again a little later while there are none."""
         while self._unsent:
-            yield Arrival(self._unsent.pop(0), None, "the message could not be sent")
+            yield Arrival(self._unsent.pop(0), None, UNSENT)
         delay = 0.02
         while self._open and self._now() < deadline:
             pulled = False
@@ -176,7 +186,7 @@ class _Packer:
 def _arrival(client: str, message: Message) -> Arrival:
     if message.has_error():
         # The code alone: Flower puts an exception's text beside it, which may hold a row of data.
-        return Arrival(client, None, f"the node failed (code {message.error.code})")
+        return Arrival(client, None, _failed(message.error.code))
     try:
         # Not through `config_records` and `array_records`: these make cycles of references that hold the whole message
         # until the garbage collector comes by, which it decides by the number of objects and not by their size.

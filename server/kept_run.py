@@ -20,7 +20,7 @@ from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.identity import Identity, check_name
-from tacit.server.attempts import RunFailed
+from tacit.server.attempts import RunFailed, RunStopped
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.feasibility import check_network
 from tacit.server.lineage import with_lineage
@@ -179,7 +179,7 @@ class KeptRun:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Mark the run as running, and as interrupted or failed when the block is left by an exception."""
+        """Mark the run as running, and as interrupted, stopped or failed when the block is left by an exception."""
         self.store.set_run_status(self.name, "running")
         try:
             yield
@@ -189,6 +189,9 @@ class KeptRun:
         except (Unwritable, StoreUnavailable, OSError) as error:
             with suppress(StoreUnavailable):  # it is the newest thing that the store is told; what counts is kept
                 self.store.set_run_status(self.name, "interrupted", str(error))
+            raise
+        except RunStopped as error:
+            self.store.set_run_status(self.name, "stopped", f"{error}, before anything was trained")
             raise
         except (RunFailed, InputError, PrivacyError) as error:
             self.store.set_run_status(self.name, "failed", str(error))

@@ -23,8 +23,9 @@ from tacit.server.federated_evaluation import (
     identified,
 )
 from tacit.server.kept_run import Ending, KeptRun
+from tacit.server.learning import Evaluate
 from tacit.server.public_sample import PublicSample, open_public_sample
-from tacit.server.run import Evaluate, Run
+from tacit.server.run import Run
 from tacit.server.store.records import ModelVersion, RunRecord
 
 SIGNED_AS = "the coordinator of the federation"

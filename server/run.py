@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.models.broadcast import Arrays, encode
 from tacit.models.errors import InputError
-from tacit.models.messages import all_finite
-from tacit.models.noise import NoisePlan, adapted_clip, initial_clip
-from tacit.models.plan import Plan, decode_plan
+from tacit.models.noise import NoisePlan
+from tacit.models.plan import Plan
 from tacit.models.preparation import has_public_features, prepared_plan, public_plan
 from tacit.models.tasks import task_named
 from tacit.models.vector import layout_of, read_vector
@@ -24,11 +22,21 @@ from tacit.privacy.errors import BudgetExceeded, BudgetTooLarge, PrivacyError
 from tacit.privacy.randomness import Keystream, Randomness, SystemRandomness
 from tacit.privacy.records import Key
 from tacit.privacy.secagg.layout import Infeasible
-from tacit.server.attempts import Attempts, RunFailed, Summing, at_attempt, snapshot_of
+from tacit.server.attempts import (
+    Attempts,
+    Ready,
+    RunFailed,
+    RunStopped,
+    Summing,
+    Tally,
+    at_attempt,
+    snapshot_of,
+)
 from tacit.server.budget import Budget
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, ProtectedTraining, Training
 from tacit.server.feasibility import check_cohorts, check_names, check_network
+from tacit.server.learning import Evaluate, Learning
 from tacit.server.masked import (
     MaskedPreparation,
     MaskedTraining,
@@ -47,8 +55,6 @@ from tacit.server.transport import Transport
 ATTEMPTS = 3
 BUDGET_SPENT = "the privacy budget is spent"
 
-Evaluate = Callable[[Plan, NDArray[np.float32]], Mapping[str, float]]
-
 
 @dataclass
 class Run:
@@ -65,7 +71,8 @@ class Run:
         randomness: where noise that the coordinator makes comes from.
         phases: where the phases of rounds are announced before anybody is asked, so that a new process goes on with an
             attempt; None for a run that repeats it.
-        stop: asked between rounds: why the run is to end with what it has; empty to go on.
+        ready: called before every attempt: waits until there are clients enough, where clients come and go.
+        stop: asked before every attempt: why the run is to end with what it has; empty to go on.
         validate: measures a vector on the validation share; None if there is none.
         initial: the vector of a warm start, whose plan then comes with features; None to initialise from the seed. The
             run trains it in place.
@@ -82,6 +89,7 @@ class Run:
     budget: Budget | None = None
     randomness: Randomness = field(default_factory=SystemRandomness)
     phases: Phases | None = None
+    ready: Ready = lambda failed, lost: False
     stop: Callable[[], str] = lambda: ""
     validate: Evaluate | None = None
     initial: NDArray[np.float32] | None = None
@@ -95,6 +103,7 @@ class Run:
         self._strategy = strategy_named(recipe.strategy.name, recipe.strategy.options)
         self._task = task_named(recipe.task.kind)
         self._task.check(self.plan.schema)
+        self._learning = Learning(recipe, self._strategy, self._task, self.validate)
         if recipe.secure_aggregation.enabled != (self.masking is not None):
             raise ValueError("a run masks exactly if its recipe says so")
         self._noised = recipe.privacy.unit != "none"
@@ -104,27 +113,25 @@ class Run:
             # Nothing announces their attempts: a reservation would be given back as if nobody had been asked.
             raise ValueError("only masked rounds have phases")
         self._by_examples = recipe.strategy.weighting in ("auto", "examples")
-        self._fruitless = 0
+        self._fruitless = Tally(self.ready, ATTEMPTS)  # rounds that ended without a sum
         self._attempts = Attempts(recipe.training, self.transport, self.masking, self.phases, self.clock)
 
     def execute(self) -> RunState:
         """Run to the end and return the final state: the best one where there is a validation share.
 
         Raises:
-            RunFailed: too few clients reported several times in a row, the model diverged, or not even the first round
-                could be paid for.
+            RunStopped: it was told to end before anything was trained.
+            RunFailed: too few clients reported several times in a row, the model diverged, or nothing was trained, as
+                where not even the first round could be paid for.
         """
-        if self.masking is not None:
-            check_cohorts(self.plan.recipe, self.masking, len(self._attempts.clients()), check_network(self.plan))
         try:
             if self.phases is not None and self.masking is not None:
                 self.masking.recall(self.phases.recall())
-            state = self.recorder.resume_point() or self._prepare()
+            state = self.recorder.resume_point() or self._prepared()
             while state.round < self.plan.recipe.training.rounds and not state.stopped:
-                if state.round and (asked := self.stop()) and not self._has_begun(state.round + 1):
-                    state = replace(state, stopped=asked)
-                else:
-                    state = self._round(state)
+                state = self._round(state)
+            if not state.has_result:
+                raise RunFailed("no round had a result")
         except RunFailed:
             self._attempts.deliver_receipts(self.name, self.plan.recipe.training.rounds)
             raise
@@ -134,6 +141,13 @@ class Run:
             # Every round was released to somebody, whichever of them gave the best model.
             return replace(best, spent=state.spent, taken=state.taken, stopped=state.stopped)
         return state
+
+    def _prepared(self) -> RunState:
+        """Return the state after the preparation, which begins once there are clients that rounds can be made of."""
+        self.ready(None, 0)
+        if self.masking is not None:
+            check_cohorts(self.plan.recipe, self.masking, len(self._attempts.clients()), check_network(self.plan))
+        return self._prepare()
 
     def _prepare(self) -> RunState:
         plan, schema = replace(self.plan, proximal_mu=self._strategy.proximal_mu), self.plan.schema
@@ -154,9 +168,13 @@ class Run:
 
     def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
         encoded, broken_off = plan.encode(), self._attempts.broken_off(0)
-        first = self.recorder.attempts(0)
-        for attempt in range(first, first + ATTEMPTS):
+        first, tally = self.recorder.attempts(0), Tally(self.ready, ATTEMPTS)
+        attempts = itertools.count(first)
+        while True:
+            attempt = next(attempts)
             at, resumed = Occasion(self.name, 0, attempt, encoded), at_attempt(broken_off, attempt)
+            if resumed is None and (asked := self.stop()):
+                raise RunStopped(asked)
             clients = resumed.progress.cohort if resumed else self._attempts.clients()
             exchanges = (
                 MaskedPreparation(at, plan, clients, self.masking, snapshot_of(resumed))
@@ -170,7 +188,8 @@ class Run:
             if exchanges.may_retry is not None:
                 # A sum over fewer clients would show, as a difference, what the missing ones hold.
                 raise RunFailed(f"the preparation failed after statistics had left: {report.reason}{report.mostly}")
-        raise RunFailed(f"the preparation failed {ATTEMPTS} times: {report.reason}{report.mostly}")
+            if not self.stop() and tally.note(report):
+                raise RunFailed(f"the preparation failed {attempt + 1 - first} times: {report.reason}{report.mostly}")
 
     def _begin(self, plan: Plan, report: RoundReport) -> RunState:
         vector = self._initial_vector(plan)
@@ -206,11 +225,17 @@ class Run:
                 self.budget.void_unannounced(number, announced=announced)
             state = self.budget.resume(state, number, self._taken(number), self._everybody(number), going_on=announced)
             first = self.budget.next_attempt(number, first) if announced is None else announced
-        for attempt in range(first, first + ATTEMPTS):
+        if broken_off is None:
+            self.ready(None, 0)
+        attempts, tally = itertools.count(first), Tally(self.ready, ATTEMPTS)
+        while True:
+            attempt = next(attempts)
             resumed = at_attempt(broken_off, attempt)
             if resumed is not None:
                 cohort, wanted = resumed.progress.cohort, resumed.progress.wanted
             else:
+                if asked := self.stop():
+                    return self._stopped(state, asked)
                 able = self._able(state, left)
                 if not able:
                     return self._unpaid(state, BUDGET_SPENT)
@@ -226,6 +251,7 @@ class Run:
                     raise RunFailed(f"round {number} cannot be gone on with: {error}") from None
                 report = RoundReport(number, attempt, False, str(error), 0.0, ())
                 self._keep(report, None)
+                self._check_again(tally, report, attempt + 1 - first)
                 continue
             try:
                 reserved = self._reserve(exchanges, noise, at, going_on=resumed is not None)
@@ -240,18 +266,25 @@ class Run:
                     result = exchanges.result()
                 except ZeroDivisionError as error:  # every weight was rounded to zero, or somebody's was negative
                     return self._over(state, replace(report, reason=str(error)), lines)
-                self._fruitless = 0
+                self._fruitless = Tally(self.ready, ATTEMPTS)
                 return self._apply(state, report, result, lines)
             if self.masking is not None:
                 left |= inputs_left(report.participants)
-            if left and len(self._attempts.clients(left)) < wanted:
+            if left and self._attempts.there(left) < wanted:
                 return self._over(state, report, lines)
             self._keep(report, None, lines)
-        raise RunFailed(f"round {number} failed {ATTEMPTS} times: {report.reason}{report.mostly}")
+            self._check_again(tally, report, attempt + 1 - first)
 
-    def _has_begun(self, number: int) -> bool:
-        """Return whether a round was under way when another process ended: what left for it is to be counted."""
-        return self.recorder.attempts(number) > 0 or self._attempts.broken_off(number) is not None
+    def _check_again(self, tally: Tally, report: RoundReport, times: int) -> None:
+        """Let another attempt be made once there are clients enough, unless too many have failed."""
+        if not self.stop() and tally.note(report):
+            raise RunFailed(f"round {report.number} failed {times} times: {report.reason}{report.mostly}")
+
+    def _stopped(self, state: RunState, asked: str) -> RunState:
+        """End with the model so far, if there is one."""
+        if not state.has_result:
+            raise RunStopped(asked)
+        return replace(state, stopped=asked)
 
     def _taken(self, number: int) -> Mapping[str, int]:
         """Return how many inputs of each client have left for a round in attempts that were kept."""
@@ -278,7 +311,7 @@ class Run:
 
     def _unpaid(self, state: RunState, why: str) -> RunState:
         """End with the model so far; where nothing was trained, there is none, and the run has failed."""
-        if not state.round:
+        if not state.has_result:
             raise RunFailed(why)
         return replace(state, stopped=BUDGET_SPENT)
 
@@ -319,16 +352,16 @@ class Run:
     def _over(self, state: RunState, report: RoundReport, lines: Sequence[LedgerLine]) -> RunState:
         """End a round without a sum: too many inputs have left to ask again, so whatever comes next is a new round."""
         report = replace(report, committed=True, reason=f"over without a sum: {report.reason}")
-        following = self._apply(state, report, None, lines)
-        self._fruitless += 1
-        if self._fruitless == ATTEMPTS:
-            raise RunFailed(f"{ATTEMPTS} rounds in a row were {report.reason}{report.mostly}")
+        following, tally = self._apply(state, report, None, lines), self._fruitless
+        is_last = following.round == self.plan.recipe.training.rounds
+        if not is_last and not self.stop() and tally.note(report):
+            raise RunFailed(f"{tally.failed + tally.lost} rounds in a row were {report.reason}{report.mostly}")
         return following
 
     def _training(
         self, at: Occasion, state: RunState, cohort: tuple[str, ...], wanted: int, snapshot: bytes
     ) -> tuple[Summing, NoisePlan | None]:
-        arrays, _ = self._broadcast(state)
+        arrays, _ = self._learning.travelling(state)
         if self.budget is None:
             if self.masking is None:
                 return Training(at, arrays, self._by_examples), None
@@ -342,55 +375,12 @@ class Run:
             return ProtectedTraining(at, arrays, noise, words), noise
         return NoisedTraining(at, arrays, cohort, self.masking, noise, words, snapshot, wanted), noise
 
-    def _broadcast(self, state: RunState) -> tuple[Arrays, NDArray[np.float32] | None]:
-        """Return the vector as it travels after a state, always the same, and what the next one makes up for."""
-        try:
-            return encode(state.vector, state.carry, self.plan.recipe.training.broadcast)
-        except OverflowError as error:
-            raise RunFailed(f"round {state.round + 1}: {error}; try a smaller learning rate") from None
-
-    def _apply(
-        self,
-        state: RunState,
-        report: RoundReport,
-        result: Any,
-        lines: Sequence[LedgerLine] = (),
-    ) -> RunState:
+    def _apply(self, state: RunState, report: RoundReport, result: Any, lines: Sequence[LedgerLine] = ()) -> RunState:
         started = self.clock()
-        metrics: dict[str, float] = {}
-        if report.participants:  # somebody was sent the vector: what it lacked goes with the next one
-            state = replace(state, carry=self._broadcast(state)[1])
-        if result is not None:
-            if not math.isnan(result.mean_loss):
-                metrics["train_loss"] = result.mean_loss
-            with np.errstate(over="ignore", invalid="ignore"):
-                self._strategy.step(state.vector, result.mean_update, state.moments)
-            if not all(map(all_finite, (state.vector, *state.moments.values()))):
-                raise RunFailed(f"round {report.number}: the model diverged; try a smaller learning rate")
-            if result.unclipped is not None:
-                clip = state.l2_clip or initial_clip(self.plan.recipe.privacy)
-                metrics |= {"l2_clip": clip, "unclipped": result.unclipped}
-                state = replace(state, l2_clip=adapted_clip(clip, result.unclipped))
-        following = replace(state, round=report.number)
-        evaluation, plan = self.plan.recipe.evaluation, decode_plan(state.plan)
-        last = report.number == plan.recipe.training.rounds
-        if self.validate and (report.number % evaluation.every == 0 or last):
-            measured = self.validate(plan, state.vector)
-            metrics |= {f"validation_{name}": value for name, value in measured.items()}
-            self._select(following, measured)
+        following, metrics = self._learning.after(state, report.number, result, was_sent=bool(report.participants))
         report = replace(report, metrics=metrics, seconds=report.seconds + self.clock() - started)
         self._keep(report, following, lines)
         return following
-
-    def _select(self, state: RunState, measured: Mapping[str, float]) -> None:
-        name, direction = self._task.selection_metric
-        value = measured.get(name, math.nan)
-        sign = 1 if direction == "max" else -1
-        if math.isfinite(value) and (state.best_value is None or sign * value > sign * state.best_value):
-            state.best_round, state.best_value = state.round, value
-        patience = self.plan.recipe.evaluation.patience
-        if patience and state.round - state.best_round >= patience:
-            state.stopped = f"no better {name} for {patience} rounds"
 
     def _keep(self, report: RoundReport, state: RunState | None, lines: Sequence[LedgerLine] = ()) -> None:
         self.recorder.commit(report, state, lines)

@@ -4,7 +4,7 @@
 |---|---|
 | RUN.toml | the recipe of a run that waits, or is being trained |
 | RUN.failed | one that was put aside; its first line says why |
-| RUN.stop | the run is to end after the round that is going |
+| RUN.stop | the run is to end after the attempt that is going |
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def put_aside(directory: Path, run: str, reason: str) -> None:
 
 
 def ask_to_stop(directory: Path, run: str) -> None:
-    """Ask whoever trains a run to end it after the round that is going, with the model so far; on disk on return.
+    """Ask whoever trains a run to end it after the attempt that is going, with the model so far; on disk on return.
 
     Raises:
         InputError: it cannot be written.

@@ -105,7 +105,7 @@ class Going:
         rounds_committed, rounds: how many are part of the model, and how many there are to be.
         round, attempt: what is being tried now.
         phase: how far that has come; None between two rounds.
-        stopping: whether it was asked to end after the round that is going.
+        stopping: whether it was asked to end after the attempt that is going.
         metrics: of the newest committed round.
         privacy: None without a promise, or before anything was reserved.
         last: the newest attempt that has ended.

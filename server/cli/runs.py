@@ -60,7 +60,7 @@ def start(recipe: Path, overrides: tuple[str, ...], directory: Path) -> None:
 )
 @dir_option
 def stop(run: str | None, seconds: float, directory: Path) -> None:
-    """End the coordinator that is up, or with RUN that run alone: now if it waits, else after the round that is going.
+    """End the coordinator that is up, or with RUN that run alone: now if it waits, else after what is going.
 
     Example: tacit coordinator stop --dir hub
     """
@@ -122,4 +122,4 @@ def _stop_run(directory: Path, store: Store, run: str) -> str:
         if holder(directory) is None:
             forget_stop(directory, run)
         return f"{run} does not wait any more"
-    return f"{run} ends after the round that is going, with the model so far"
+    return f"{run} ends after the attempt that is going, with the model so far if there is one"

@@ -131,7 +131,7 @@ def _clients(found: Status, at: datetime) -> Text:
 def _run(going: Going, at: datetime, *, up: bool) -> Iterator[tuple[str, RenderableType]]:
     title = Text(cell(going.run), style="bold").append(f"  begun {_span(at, going.since)} ago", style="not bold")
     if going.stopping:
-        title.append("  ends after this round, as was asked", style="yellow")
+        title.append("  ends after this attempt, as was asked", style="yellow")
     elif not up:
         title.append("  was broken off, and goes on when the coordinator is up", style="yellow")
     yield "run", title

@@ -196,19 +196,30 @@ def test_every_attempt_has_keys_of_its_own() -> None:
 def test_a_poisson_cohort_that_comes_out_too_small_is_an_aborted_attempt_and_never_a_crash(left: int) -> None:
     class Small:
         def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
-            drawn = clients[: 10 if attempt else left]
+            drawn = clients[: left if (number, attempt) == (1, 0) else 10]
             return drawn, len(drawn)
 
-    federation = Masked([*ONE_ROUND, "training.sampling=poisson", "training.cohort=8"])
+    federation = Masked(["training.rounds=2", "training.sampling=poisson", "training.cohort=8"])
     state = federation.execute(cohorts=Small())
-    attempts = [(r.attempt, r.committed, r.reported) for r in federation.recorder.reports[1:]]
+    attempts = [(r.attempt, r.committed, r.reported) for r in federation.recorder.reports if r.number == 1]
     if left in (8, 0):
         assert attempts == [(0, True, left)]
     else:
         assert attempts == [(0, False, 0), (1, True, 10)]
         assert "min_cohort is 5" in federation.report(1).reason
         assert not [s for s in federation.sent if (s.round, s.attempt) == (1, 0) and s.action != "receipt"]
-    assert state.round == 1
+    assert state.round == 2
+
+
+def test_rounds_that_asked_nobody_leave_no_model_that_nobody_trained() -> None:
+    class Nobody:
+        def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
+            return (), 0
+
+    federation = Masked(["training.rounds=2", "training.sampling=poisson", "training.cohort=8"])
+    with pytest.raises(RunFailed, match="no round had a result"):
+        federation.execute(cohorts=Nobody())
+    assert [report.reason for report in federation.recorder.reports[1:]] == ["the cohort was empty"] * 2
 
 
 def test_cohorts_that_are_always_too_small_end_the_run_with_the_reason() -> None:

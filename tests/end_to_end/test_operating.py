@@ -139,7 +139,7 @@ def test_a_run_is_watched_and_ended_by_hand_and_one_that_waits_never_begins(hub:
     first, second, third = (hub.run("start", "ward.toml", "--dir", "hub").split()[-1] for _ in range(3))
     assert [one["run"] for one in hub.status()["waiting"]] == [first, second, third]
     assert hub.run("stop", first, "--dir", "hub") == f"{first} does not wait any more\n"
-    until(lambda: f"{first} was not trained: stopped by hand" in hub.log)
+    until(lambda: f"{first} was ended before anything was trained: stopped by hand" in hub.log)
 
     for name in NAMES:
         token = hub.run("invite", "--name", name, "--dir", "hub").splitlines()[0]
@@ -159,7 +159,7 @@ def test_a_run_is_watched_and_ended_by_hand_and_one_that_waits_never_begins(hub:
     assert re.search(r'tacit_fleet_requests_total{path="[^"]+pull",status="200"} [1-9]', figures)
 
     assert hub.run("stop", third, "--dir", "hub") == f"{third} does not wait any more\n"
-    assert "ends after the round that is going" in hub.run("stop", second, "--dir", "hub")
+    assert "ends after the attempt that is going" in hub.run("stop", second, "--dir", "hub")
     until(lambda: hub.status()["run"] is None)
     ended = hub.status()["recent"]
     assert [(one["run"], one["reason"], one["model"]) for one in ended] == [(second, "stopped by hand", "ward@1")]

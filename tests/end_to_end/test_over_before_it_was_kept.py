@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tacit.server.attempts import RunStopped
 from tacit.server.population_ledger import read_ledger
 
-from .test_phase_recovery import CLIENTS, NOISED, Federation, Killed, spent
+from .test_phase_recovery import CLIENTS, NOISED, PLAIN, Federation, Killed, spent
 
 
 class Fickle(Federation):
@@ -42,12 +43,14 @@ def test_a_coordinator_killed_after_giving_back_an_attempt_makes_the_next_one(tm
 
 
 class Thinned(Federation):
-    """Of the first cohort at round 1 one is lost when its input is asked for, and with it the attempt."""
+    """Of the first cohort at a round one is lost when its input is asked for, and with it the attempt."""
+
+    number = 1
 
     def _vanish(self, client: int, action: str, number: int, attempt: int) -> bool:
-        if (action, number, attempt) != ("mask", 1, 0):
+        if (action, number, attempt) != ("mask", self.number, 0):
             return False
-        return f"c{client:02d}" == min(name for name, *at in self.answers if at == ["advertise", 1, 0])
+        return f"c{client:02d}" == min(name for name, *at in self.answers if at == ["advertise", self.number, 0])
 
 
 def test_whose_input_left_before_a_crash_is_counted_also_while_it_is_away_and_nobody_else_is(tmp_path: Path) -> None:
@@ -89,6 +92,51 @@ def test_a_run_that_is_to_stop_counts_the_round_that_another_process_was_in_the_
 
 def test_a_run_that_is_to_stop_between_two_rounds_stops_there(tmp_path: Path) -> None:
     federation = Federation(tmp_path / "run", NOISED)
-    state = federation.coordinate(stop=lambda: "stopped by hand")
+
+    def once_a_round_was_kept() -> str:
+        return "stopped by hand" if federation.store.next_attempt("run", 1) else ""
+
+    state = federation.coordinate(stop=once_a_round_was_kept)
     assert (state.round, state.stopped, len(state.spent)) == (1, "stopped by hand", 1)
     assert spent(federation.store)[0] == 1
+
+
+def test_a_run_that_is_to_stop_before_its_first_round_asks_nobody_and_leaves_no_model(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "run", NOISED)
+    with pytest.raises(RunStopped, match="stopped by hand"):
+        federation.coordinate(stop=lambda: "stopped by hand")
+    assert not federation.answers and federation.history() == []
+
+
+def test_a_run_that_is_to_stop_during_its_preparation_delivers_its_receipts_and_trains_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "run", PLAIN)
+
+    def once_the_preparation_began() -> str:
+        return "stopped by hand" if federation.answers else ""
+
+    with pytest.raises(RunStopped):
+        federation.coordinate(stop=once_the_preparation_began)
+    assert [one[:3] for one in federation.history()] == [(0, 0, "committed")]
+    masking = federation.members.masking
+    assert masking is not None and masking.acknowledged == CLIENTS and not masking.owed
+
+
+def test_a_run_that_is_to_stop_makes_no_further_attempt_at_a_round_and_counts_what_left(tmp_path: Path) -> None:
+    for number in (1, 2):
+        federation = Thinned(
+            tmp_path / f"run-{number}", [*NOISED, "training.cohort=3", "secure_aggregation.min_cohort=3"]
+        )
+        federation.number = number
+
+        def once_the_attempt_was_kept(federation: Thinned = federation) -> str:
+            return "stopped by hand" if federation.store.next_attempt("run", federation.number) else ""
+
+        if number == 1:
+            with pytest.raises(RunStopped):
+                federation.coordinate(stop=once_the_attempt_was_kept)
+        else:
+            state = federation.coordinate(stop=once_the_attempt_was_kept)
+            assert (state.round, state.stopped, len(state.spent)) == (1, "stopped by hand", 2)
+            assert sum(state.taken.values()) == 3 + 2
+        assert [one[:3] for one in federation.history()][-1] == (number, 0, "aborted")
+        assert spent(federation.store)[0] == number

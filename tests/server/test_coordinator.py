@@ -7,20 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from tacit.models.errors import InputError, Unwritable
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import BudgetExceeded
-from tacit.server import federation
-from tacit.server.attempts import RunFailed
+from tacit.server.attempts import RunFailed, RunStopped
 from tacit.server.coordinator_directory import create
 from tacit.server.federation import LONGEST_NAME, TRIES, Coordinator, enqueue
 from tacit.server.kept_run import Stopped
-from tacit.server.reports import RoundReport
 from tacit.server.run_queue import FAILED, QUEUE, WAITS, ask_to_stop, is_to_stop
 from tacit.server.store import Store, open_store
 from tacit.server.store.errors import StoreUnavailable
@@ -198,6 +195,19 @@ def test_the_wish_that_a_run_ends_is_gone_when_it_has(hub: Hub) -> None:
     assert not is_to_stop(hub.path, first) and not is_to_stop(hub.path, second)
 
 
+def test_a_run_that_was_ended_before_anything_was_trained_is_neither_put_aside_nor_tried_again(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = hub.wait(2)
+    ask_to_stop(hub.path, first)
+    working = hub.coordinator(lambda name: RunStopped("stopped by hand") if name == first else SUMMARY)
+    with caplog.at_level(logging.INFO):
+        working.work()
+    assert working.trained == [first, second] and hub.there(WAITS) == hub.there(FAILED) == []
+    assert f"{first} was ended before anything was trained: stopped by hand" in caplog.text
+    assert not is_to_stop(hub.path, first)
+
+
 def test_a_file_whose_name_leads_elsewhere_is_put_aside_and_nothing_is_removed(hub: Hub) -> None:
     working = Coordinator.train
     recipe = parse_recipe(RECIPE)
@@ -225,56 +235,3 @@ def test_runs_that_nobody_goes_on_with_are_marked_and_others_are_left_alone(hub:
 
     hub.coordinator(ends).work()
     assert seen == {waits: "running", "lost": "interrupted", "simulated": "running"}
-
-
-def test_a_run_does_not_go_on_with_too_few_because_some_went_while_others_were_waited_for(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passed = 0.0  # seconds
-    waiting = hub.coordinator(lambda name: SUMMARY)
-
-    class Link:
-        """Four of five are there; of these two go after the first patience, and come back after the second."""
-
-        def presence(self) -> dict[str, Any]:
-            there = "ab" if 1.2 < passed / federation.RECONNECT_SECONDS < 2.5 else "abcd"
-            return {name: SimpleNamespace(online=name in there) for name in "abcde"}
-
-    def pause(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    monkeypatch.setattr(federation, "time", SimpleNamespace(monotonic=lambda: passed))
-    waiting.link, waiting.until, waiting.pause = cast(Any, Link()), lambda: False, pause
-    waiting._reconnect(parse_recipe(RECIPE), lambda most: most - 1, ("a", "e"))
-    assert len(waiting._there()) == 4
-
-
-@pytest.mark.parametrize(
-    ("number", "committed", "stopped", "waits"),
-    [(1, True, False, True), (1, False, False, True), (3, True, False, False), (1, True, True, False)],
-    ids=["between two rounds", "after a failed attempt", "after the last round", "asked to stop"],
-)
-def test_the_next_round_waits_for_members_that_a_broken_line_took_away(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, number: int, committed: bool, stopped: bool, waits: bool
-) -> None:
-    passed = 0.0  # seconds
-    working = hub.coordinator(lambda name: SUMMARY)
-
-    class Link:
-        """Nobody is there for ten minutes."""
-
-        def presence(self) -> dict[str, Any]:
-            return {name: SimpleNamespace(online=passed > 600) for name in "abcde"}
-
-    def pause(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    monkeypatch.setattr(federation, "time", SimpleNamespace(monotonic=lambda: passed))
-    working.link, working.until, working.pause = cast(Any, Link()), lambda: False, pause
-    if stopped:
-        ask_to_stop(hub.path, "ward-1")
-    recipe = parse_recipe(RECIPE, ["training.rounds=3"])
-    working._after("ward-1", recipe, lambda most: most, RoundReport(number, 0, committed, "", 1.0, ()))
-    assert (passed > 600) == waits

@@ -6,7 +6,7 @@ import pytest
 from tacit.models.errors import InputError
 from tacit.models.recipe import parse_recipe
 from tacit.privacy.identity import Identity
-from tacit.server.attempts import RunFailed
+from tacit.server.attempts import RunFailed, RunStopped
 from tacit.server.kept_run import KeptRun, new_directory
 from tacit.server.registry import Registry
 from tacit.server.rounds import RoundProgress
@@ -66,7 +66,7 @@ def test_a_run_that_the_store_took_without_saying_so_gets_its_directory_back(
     assert (kept.directory.path / "recipe.toml").read_text() == RECIPE.to_toml()
     assert kept.directory.read_json("environment.json") == {"cores": 2}
     # Without it no phase could be announced, and the coordinator would wait for a disk that has room.
-    kept.phases(dict).announce(1, 0, "advertise", RoundProgress(("a",), 1, 0, ("a",)), b"state")
+    kept.phases(dict).announce(1, 0, "advertise", RoundProgress(("a",), 1, 0, ("a",)), (b"state",))
     assert kept.phases(dict).broken_off(1) is not None
 
 
@@ -93,6 +93,7 @@ def test_a_name_that_no_masked_message_can_carry_is_refused_before_anything_is_t
         (KeyboardInterrupt(), "interrupted", "stopped by hand"),
         (SystemExit(0), "interrupted", "stopped by hand"),
         (OSError(28, "No space left on device"), "interrupted", "[Errno 28] No space left on device"),
+        (RunStopped("stopped by hand"), "stopped", "stopped by hand, before anything was trained"),
         (RunFailed("nobody came"), "failed", "nobody came"),
         (InputError("is full", where="disk"), "failed", "disk: is full"),
         (ValueError("age=93, diagnosis=rare"), "failed", "ValueError"),

@@ -264,7 +264,7 @@ def test_the_queue_is_shown_without_the_run_that_is_going(tmp_path: Path, store:
     assert [one.run for one in found.put_aside] == ["0-wrong"]
     assert found.going is not None and found.going.stopping
     assert "nobody came" in text(found)
-    assert "ends after this round, as was asked" in text(found)
+    assert "ends after this attempt, as was asked" in text(found)
 
 
 def test_the_last_runs_are_shown_with_what_came_of_them(tmp_path: Path, store: Store) -> None:
@@ -346,7 +346,7 @@ def test_a_run_that_waits_is_taken_out_of_the_queue(invoke: Callable[..., Result
 def test_a_run_that_is_going_is_asked_to_end(invoke: Callable[..., Result], tmp_path: Path) -> None:
     with open_store(str(tmp_path / "hub/tacit.db")) as store:
         add_run(store, "1-ward")
-    assert "ends after the round that is going" in invoke("stop", "1-ward").output
+    assert "ends after the attempt that is going" in invoke("stop", "1-ward").output
     assert {path.name for path in (tmp_path / "hub" / QUEUE).iterdir()} == {"1-ward.stop", "1-ward.toml", "2-ward.toml"}
 
 
