@@ -171,7 +171,7 @@ def _check_together(recipe: Recipe, where: str) -> None:
     by_data = population.partition in ("by-file", "by-column")
     if population.clients is None and not by_data:
         raise InputError(
-            "the key 'population.clients' is missing", where=where, right=f"{population.partition} needs a number"
+            "the key 'population.clients' is missing", where=where, right="how many there are, as in clients = 8"
         )
     if population.clients is not None and training.cohort is not None and training.cohort > population.clients:
         raise InputError(
