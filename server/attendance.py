@@ -13,6 +13,7 @@ from tacit.server.flower import VANISHED
 from tacit.server.kept_run import Stopped
 from tacit.server.membership import Membership
 from tacit.server.reports import RoundReport
+from tacit.server.run_queue import members_for
 from tacit.server.superlink import SuperLink
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Attendance:
             RunStopped: the run was told to end before it began.
             Stopped: the coordinator is to stop.
         """
-        needed = _needed(recipe)
+        needed = members_for(recipe)
         begun, told = self.clock(), False
         while not self.until():
             self.membership.bring(self.link)
@@ -131,7 +132,7 @@ class Attendance:
             return False
         self._look_for({one.client for one in failed.participants if one.outcome == "late"}, stop)
         vanished = {one.client for one in failed.participants if one.outcome == "dropped" and one.reason in VANISHED}
-        away = len(self.there() - vanished) < enough(_needed(recipe))  # also if they are back by now
+        away = len(self.there() - vanished) < enough(members_for(recipe))  # also if they are back by now
         self.gather(recipe, patience, enough, stop)
         if away and lost:
             seconds = min(FIRST_REST_SECONDS * 2 ** (lost - 1), LONGEST_REST_SECONDS)
@@ -156,7 +157,3 @@ class Attendance:
             if self.until():
                 raise Stopped
             self.pause(0.2)
-
-
-def _needed(recipe: Recipe) -> int:
-    return recipe.training.cohort or max(recipe.secure_aggregation.min_cohort, recipe.population.clients or 0)

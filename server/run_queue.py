@@ -13,9 +13,11 @@ import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tacit.models.durable import flush_directory, write_file
 from tacit.models.errors import InputError
+from tacit.models.recipe import Recipe, recipe_from_dict
 
 QUEUE = "queue"
 WAITS, FAILED, STOP = ".toml", ".failed", ".stop"
@@ -25,12 +27,22 @@ LONGEST_REASON = 500  # characters
 
 @dataclass(frozen=True)
 class Queued:
-    """A recipe in the queue: the run that is made of it, the recipe's name, since when, and why it was put aside."""
+    """A recipe in the queue: the run that is made of it, the recipe's name, since when, and why it was put aside.
+
+    Attributes:
+        members: how many have to be there before the run begins; 0 where the recipe cannot be read.
+    """
 
     run: str
     recipe: str
     since: datetime
     reason: str = ""
+    members: int = 0
+
+
+def members_for(recipe: Recipe) -> int:
+    """Return how many members a recipe's run waits for before it begins."""
+    return recipe.training.cohort or max(recipe.secure_aggregation.min_cohort, recipe.population.clients or 0)
 
 
 def queued(directory: Path, kind: str = WAITS) -> tuple[Queued, ...]:
@@ -110,11 +122,18 @@ def _queued(path: Path) -> Queued | None:
         since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         text = path.read_text(encoding="utf-8", errors="replace")
         reason = text.partition("\n")[0].removeprefix(WHY) if text.startswith(WHY) else ""
-        recipe = tomllib.loads(text).get("name", "")
+        values = tomllib.loads(text)
     except FileNotFoundError:  # it had its turn a moment ago
         return None
     except OSError:  # whoever trains it will say so
         return Queued(path.stem, "", since)
     except ValueError:
         return Queued(path.stem, "", since, reason)
-    return Queued(path.stem, str(recipe), since, reason)
+    return Queued(path.stem, str(values.get("name", "")), since, reason, _members(values))
+
+
+def _members(values: dict[str, Any]) -> int:
+    try:
+        return members_for(recipe_from_dict(values))
+    except InputError:  # whoever trains it will say so
+        return 0

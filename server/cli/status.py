@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def shown(found: Status, at: datetime) -> RenderableType:
     if found.going is not None:
         parts += ["", _facts(_run(found.going, at, up=found.up is not None))]
     if found.waiting:
-        parts += ["", _queue("waits", found.waiting, at)]
+        parts += ["", _queue("waits", _waiting(found), at)]
     if found.put_aside:
         parts += ["", _queue("put aside", found.put_aside, at)]
     if found.recent:
@@ -181,6 +182,13 @@ def _missing(clients: Sequence[Missing]) -> Iterator[tuple[str, RenderableType]]
         yield "", Text(f"{cell(one.client)} {one.outcome}{why}", style="yellow")
     if len(clients) > MOST_MISSING:
         yield "", Text(f"and {len(clients) - MOST_MISSING} more", style="yellow")
+
+
+def _waiting(found: Status) -> Iterator[Queued]:
+    """Yield what waits; of the first, what it waits for where that is no other run."""
+    for place, one in enumerate(found.waiting):
+        here = found.up is not None and found.going is None and place == 0 and found.online < one.members
+        yield replace(one, reason=f"{found.online} of {one.members} members are there") if here else one
 
 
 def _queue(title: str, listed: Iterable[Queued], at: datetime) -> RenderableType:

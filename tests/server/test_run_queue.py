@@ -34,6 +34,22 @@ def test_recipes_wait_in_the_order_of_their_names(queue: Path, tmp_path: Path) -
     assert abs((queued(tmp_path)[0].since - datetime.now(UTC)).total_seconds()) < 60
 
 
+@pytest.mark.parametrize(
+    ("settings", "members"),
+    [
+        ("[population]\nclients = 8", 8),
+        ("[population]\nclients = 3", 5),  # never fewer than a sum may hold
+        ("[population]\nclients = 8\n[training]\ncohort = 6", 6),
+        ("[population]\nclients = 0", 0),  # no recipe, as whoever trains it will say
+    ],
+)
+def test_a_recipe_says_how_many_members_it_waits_for(settings: str, members: int, queue: Path, tmp_path: Path) -> None:
+    (queue / "1-a.toml").write_text(
+        f'name = "a"\n[task]\nkind = "tabular-classification"\n[data]\nsource = "csv:a.csv"\n{settings}\n'
+    )
+    assert [one.members for one in queued(tmp_path)] == [members]
+
+
 def test_there_is_no_queue_before_the_first_recipe(tmp_path: Path) -> None:
     assert queued(tmp_path) == () and not withdraw(tmp_path, "1-a")
 

@@ -284,6 +284,21 @@ def test_the_last_runs_are_shown_with_what_came_of_them(tmp_path: Path, store: S
     assert "3 of 4 clients were there after 600 s" in text(found) and "accuracy 0.5; by hand" in text(found)
 
 
+def test_a_run_that_waits_for_members_says_how_many_are_there(
+    tmp_path: Path, store: Store, up: Callable[..., None]
+) -> None:
+    (tmp_path / QUEUE).mkdir()
+    for name in ("1-ward", "2-ward"):
+        (tmp_path / QUEUE / f"{name}.toml").write_text(RECIPE.to_toml())
+    for name in ("clinic-0", "clinic-1"):
+        enrol(store, name)
+    assert "members are there" not in text(read(tmp_path, store))  # nobody is up who could count them
+    up(**{"clinic-0": True, "clinic-1": False})
+    assert text(read(tmp_path, store)).count("1 of 5 members are there") == 1
+    add_run(store, "1-ward")
+    assert "members are there" not in text(read(tmp_path, store))  # the second waits for the first
+
+
 def test_a_coordinator_without_tls_is_shown_as_that(tmp_path: Path, store: Store, up: Callable[..., None]) -> None:
     up(insecure=True)
     assert "INSECURE" in text(read(tmp_path, store))
