@@ -87,6 +87,10 @@ class Agent:
         if consent is None:
             return reply
         key = (instruction.run, instruction.round, instruction.attempt)
+        try:
+            consent.check_running()  # it may have been paused in the minutes that this took
+        except Exception as error:
+            reply = excuse(error, instruction.action)
         if reply.outcome == "ok":
             consent.left(instruction, b"".join([canonical_json(reply.body), *map(bytes, reply.arrays.values())]))
         if reserved:

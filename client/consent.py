@@ -78,7 +78,8 @@ class Consent:
         budgets: what a new ledger is granted, given the noise of the round that opens it.
         now: seconds since 1970, for the policy's schedule.
         hypothetical: answer for noise as if the cohort were larger, as a simulation's members do and no others.
-        paused: whether the owner has paused the agent; asked before an offer is judged, and before an input leaves.
+        paused: whether the owner has paused the agent; asked before an offer is judged, before an input is computed, and
+            before it leaves.
     """
 
     journal: AgentJournal
@@ -127,7 +128,7 @@ class Consent:
     def _judge(self, plan: Plan, instruction: Instruction, offer: Offer | None) -> NoisePlan | None:
         """Return the promise of a round that passes; None where there is none."""
         recipe = plan.recipe
-        self._check_running()
+        self.check_running()
         self._check_room(instruction)
         if recipe.privacy.noise_cohort and not self.hypothetical:
             raise RemoteProtocolError("hypothetical-noise", "noise as if the cohort were larger protects nobody here")
@@ -172,7 +173,8 @@ class Consent:
         if not statistics_of(plan, instruction) and not self.bench.fits(instruction.plan, plan, size):
             raise RemoteProtocolError("other-model", f"a vector of {size or 0} is none of the plan's network")
 
-    def _check_running(self) -> None:
+    def check_running(self) -> None:
+        """Refuse to go on while the owner has paused the agent; raises `PolicyRefusal`."""
         if self.paused():
             raise PolicyRefusal(Refuse("paused", "its owner has paused it"))
 
@@ -196,7 +198,7 @@ class Consent:
             BudgetExceeded: the ledger cannot pay.
             PrivacyError: this attempt was reserved before.
         """
-        self._check_running()
+        self.check_running()
         noise = self._noise(decode_plan(instruction.plan), instruction, offer)
         if offer is None:  # of a masked input the protocol's machine says so
             self.journal.record_contribution(instruction.run, instruction.round)

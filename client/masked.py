@@ -45,6 +45,10 @@ class Consent(Protocol):
         """Let an offer pass; raises a `PrivacyError` that says why not."""
         ...
 
+    def check_running(self) -> None:
+        """Raise a `PrivacyError` while the owner has paused the agent."""
+        ...
+
     def reserve(self, instruction: Instruction, offer: Offer | None) -> Anchor | None:
         """Reserve what an input costs, and return the ledger's head that goes with it; None if nothing is counted."""
         ...
@@ -270,6 +274,8 @@ class MaskedMember:
     def _integers(self, offered: Instruction, offer: Offer) -> NDArray[np.signedinteger]:
         """Compute the member's input on the grid: the same whether masks will hide it or not."""
         given = self.contribute(offered, offer, self._draws(offer))
+        if self.membership.consent is not None:  # who may have paused it in the minutes that this took
+            self.membership.consent.check_running()
         if isinstance(given, np.ndarray):
             return given
         member, client = self.membership, self.membership.certificate.client

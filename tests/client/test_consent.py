@@ -156,6 +156,16 @@ def test_a_pause_between_an_offer_and_its_input_keeps_the_input_back() -> None:
     assert spent(consent, "client") == 0 and consent.journal.participations("run") == 0
 
 
+def test_a_pause_while_an_input_is_computed_keeps_it_back() -> None:
+    agent, consent = owned()
+    looks = iter([False, False, True])
+    consent.paused = lambda: next(looks)
+    reply = ask(agent, prepared(*LOCAL))
+    assert (reply.reason, dict(reply.arrays)) == ("paused: its owner has paused it", {})
+    assert spent(consent, "client") == 0
+    assert not [noted for noted in consent.journal.audit.entries() if noted.kind == "message-left"]
+
+
 @pytest.mark.parametrize("form", ["float32", "float16", "int8"])
 def test_an_update_is_paid_for_and_limits_hold_however_the_model_travels(form: Any) -> None:
     arrays, _ = encode(np.linspace(-1, 1, 10, dtype=np.float32), None, form)

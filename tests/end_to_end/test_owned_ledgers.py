@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tacit.client import contribution
 from tacit.client.agent import Agent
 from tacit.client.consent import Consent
 from tacit.client.journal import AgentJournal
@@ -209,6 +210,24 @@ def test_the_account_says_what_was_accepted_and_every_byte_that_left(owned: Owne
     assert receipts == [training["offer"]]
     spent = [entry["survivors"] for entry in entries if entry["kind"] == "ledger-spent"]
     assert spent == [10]
+
+
+def test_an_input_that_was_being_computed_when_its_owner_paused_the_agent_does_not_leave(
+    owned: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = owned.federation(["training.rounds=1"])
+    train = contribution.train
+
+    def paused_meanwhile(state: Any, *given: Any) -> Any:
+        if state.client == "c00":
+            owned.consents["c00"].paused = lambda: True
+        return train(state, *given)
+
+    monkeypatch.setattr(contribution, "train", paused_meanwhile)
+    state = federation.execute()
+    assert [spent.survivors for spent in state.spent] == [9]
+    assert rounds_of(federation, "c00") == [("refused", "paused: its owner has paused it")]
+    assert owned.committed("c00") == 0.0 < owned.committed("c01")
 
 
 def test_an_owner_limits_in_how_many_rounds_of_a_run_its_client_takes_part(owned: Owned) -> None:
