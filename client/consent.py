@@ -78,8 +78,8 @@ class Consent:
         budgets: what a new ledger is granted, given the noise of the round that opens it.
         now: seconds since 1970, for the policy's schedule.
         hypothetical: answer for noise as if the cohort were larger, as a simulation's members do and no others.
-        paused: whether the owner has paused the agent; asked before an offer is judged, before an input is computed, and
-            before it leaves.
+        paused: whether the owner has paused the agent; asked before an offer is judged, before an input is computed,
+            and before it leaves.
     """
 
     journal: AgentJournal
