@@ -24,6 +24,7 @@ from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_ob
 
 from tacit.models.wire import Part
 
+LARGEST: Final = 1 << 30  # bytes of all arrays, as many as an answer may have
 LONGEST_HEAD: Final = 64  # bytes of a chunk's: its kind, no children, its length
 
 
@@ -89,18 +90,26 @@ class Spool:
 
         An array whose chunks lie in a row holds no more than its id, because Flower copies whatever it holds; `fill`
         puts a view of the file in its place. Of any other array the chunks are returned.
+
+        Raises:
+            ValueError: arrays name chunks again and again, and would be larger than any answer.
         """
         found: dict[str, InflatableObject] = {name: ArrayChunk(self._view(*span)) for name, span in self._spans.items()}
+        size = 0
         for name, content in contents.items():
             kind, chunks, _ = get_object_head_values_from_object_content(content)
-            if kind == Array.__name__ and self._spans.keys() & set(chunks):
-                described = json.loads(content.partition(HEAD_BODY_DIVIDER)[2])
-                span = self._in_a_row([chunks[place] for place in described["arraychunk_ids"]])
-                if span is not None:
-                    self._arrays[name.encode()] = span
-                    found[name] = Array(
-                        described["dtype"], tuple(described["shape"]), described["stype"], name.encode()
-                    )
+            if kind != Array.__name__:
+                continue
+            described = json.loads(content.partition(HEAD_BODY_DIVIDER)[2])
+            named = [chunks[place] for place in described["arraychunk_ids"]]
+            size += sum(self._length(chunk, contents) for chunk in named)
+            if size > LARGEST:
+                raise ValueError("the arrays of an answer are too large")
+            span = self._in_a_row(named)
+            if span is not None:
+                held = name.encode()
+                self._arrays[held] = span
+                found[name] = Array(described["dtype"], tuple(described["shape"]), described["stype"], held)
         return found
 
     def fill(self, content: RecordDict) -> None:
@@ -110,11 +119,15 @@ class Spool:
                 if array.data in self._arrays:
                     array.data = self._view(*self._arrays[array.data])  # type: ignore[assignment]
 
+    def _length(self, chunk: str, contents: Mapping[str, bytes]) -> int:
+        start, end = self._spans.get(chunk, (0, len(contents.get(chunk, b""))))
+        return end - start
+
     def _in_a_row(self, chunks: list[str]) -> tuple[int, int] | None:
         """Return where chunks lie, if all are here and each begins where the one before it ends."""
         spans = [self._spans[chunk] for chunk in chunks if chunk in self._spans]
         follows = all(before[1] == after[0] for before, after in pairwise(spans))
-        return (spans[0][0], spans[-1][1]) if follows and len(spans) == len(chunks) else None
+        return (spans[0][0], spans[-1][1]) if follows and spans and len(spans) == len(chunks) else None
 
     def _view(self, start: int, end: int) -> memoryview:
         if self._whole is None:

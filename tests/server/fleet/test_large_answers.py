@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Array, Message
 
 from tacit.client.app import reply_records
 from tacit.client.connection import TurnedAway, Unreachable
@@ -23,8 +26,6 @@ VECTOR = np.arange(3_000_000, dtype=np.float32)
 
 
 def answer_to(payloads: list[bytes], **arrays: np.ndarray) -> list[bytes]:
-    from flwr.app import Message
-
     return sent(Message(reply_records(Reply(arrays=arrays)), reply_to=received(payloads)))
 
 
@@ -128,6 +129,34 @@ def test_a_chunk_that_is_not_the_one_that_was_announced_is_refused(fleet, spoilt
         assert refused.value.status == 400
         connection.push(answer)
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+class Endless(Array):
+    """An array that is its only chunk again and again, and longer than any answer if there is another one like it."""
+
+    def deflate(self) -> bytes:
+        described = json.loads(super().deflate().partition(b"\0")[2])
+        (chunk,), size = self.children, len(self.data)
+        body = json.dumps(described | {"arraychunk_ids": [0] * (2**29 // size + 1)}).encode()
+        return f"Array {chunk} {len(body)}\0".encode() + body
+
+
+@pytest.mark.parametrize("size", [1000, 400_000])
+def test_an_array_that_names_one_chunk_again_and_again_does_not_fill_the_memory(fleet, size: int) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        payloads = asked(fleet, connection)
+        records = reply_records(Reply())
+        for name in ("a", "b"):
+            records["arrays"][name] = Endless("uint8", (size,), "tacit.raw", name.encode() * size)
+        answer = sent(Message(records, reply_to=received(payloads)))
+        tracemalloc.start()
+        try:
+            connection.push(answer)
+            assert fleet.collect(1)["a"].reply is None
+            assert tracemalloc.get_traced_memory()[1] < 2**28
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_place_for_answers_that_cannot_be_made_is_named(refleet, tmp_path: Path) -> None:
