@@ -15,18 +15,20 @@ help:  ## Show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(STAMP): pyproject.toml constraints.txt setup.py
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tacit needs Python 3.11 or newer; set PYTHON=")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tacit needs Python 3.11 or newer; set PYTHON=")'
+	@test -x $(BIN)/python || { echo "Making an environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing PyTorch, which may be a large download"
 	@# On Linux without an NVIDIA driver the CPU build saves gigabytes; where it is not to be had, the plain one does.
-	if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
+	@if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
 	  $(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch==2.13.0+cpu' 2>/dev/null \
 	  || $(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch; \
 	else $(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch; fi
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@echo "Installing Tacit and what else it needs: a minute or more without a word"
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
 
 demo: $(STAMP)  ## Train a small federation, serve its model, ask it for a prediction
-	$(BIN)/python -m tacit.simulations.demo
+	@$(BIN)/python -m tacit.simulations.demo
 
 test: lint types layers unit  ## Check style, types, layers, and run the fast tests
 
