@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +183,18 @@ class Consent:
     def _let_pass(answer: Answer) -> None:
         if isinstance(answer, Refuse):
             raise PolicyRefusal(answer)
+
+    def objections(self, instruction: Instruction, offer: Offer | None) -> list[Refuse]:
+        """Return every reason that the policy has against an offer, before anything is spent; nothing is written."""
+        if self.policy is None:
+            return []
+        plan, noise, reserved = decode_plan(instruction.plan), None, None
+        with suppress(PrivacyError):  # noise that cannot be made is a reason of its own
+            noise = self._noise(plan, instruction, offer)
+            reserved = None if noise is None else self._entry(noise, instruction, offer)
+        asked = asked_of(plan, instruction, offer, noise, reserved)
+        used = Used(participations=self.journal.participations(instruction.run))
+        return list(self.policy.refusals(asked, used, self.now()))
 
     def cost(self, instruction: Instruction, offer: Offer | None) -> Entry | None:
         """Return what a round would have reserved; None where it promises nothing."""

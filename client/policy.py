@@ -51,7 +51,7 @@ class Policy(Section):
             used: what the agent's ledger and counters say.
             now: seconds since 1970.
         """
-        return next(self._refusals(asked, used, now), Accept())
+        return next(self.refusals(asked, used, now), Accept())
 
     def judge_before_cost(self, asked: Asked, used: Used, now: float) -> Answer:
         """Return the first reason that needs no noise to be computed, so that a stranger's recipe costs no time."""
@@ -103,7 +103,8 @@ class Policy(Section):
         keys = frozenset(bytes.fromhex(key) for key in self.secure_aggregation.pinned_organisations)
         return Pins(keys, self.secure_aggregation.members_per_organisation) if keys else None
 
-    def _refusals(self, asked: Asked, used: Used, now: float) -> Iterator[Refuse]:
+    def refusals(self, asked: Asked, used: Used, now: float) -> Iterator[Refuse]:
+        """Yield every reason why the agent does not take part in a round; see `judge`."""
         yield from self._schedule_refusals(now)
         yield from self._aggregation_refusals(asked)
         yield from self._approval_refusals(asked)

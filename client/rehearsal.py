@@ -194,6 +194,17 @@ def refusal(step: Step, consent: Consent) -> str:
     return ""
 
 
+def refusals(step: Step, consent: Consent) -> list[str]:
+    """Return every reason for which the policy would refuse a step, the one that a coordinator would hear first.
+
+    What the ledger says against it is among them only where the policy says nothing.
+    """
+    first = refusal(step, consent)
+    if not first:
+        return []
+    return list(dict.fromkeys([first, *map(str, consent.objections(step.instruction, step.offer))]))
+
+
 def arriving(step: Step) -> Iterator[Arriving]:
     """Yield each field that would come with what opens a step: the plan, the offer, and the model to train from."""
     asked = step.instruction

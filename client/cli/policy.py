@@ -63,13 +63,13 @@ def check(
     from tacit.client.audit import verify_audit
     from tacit.client.cli.tried import tried
     from tacit.client.own_code import code_digest
-    from tacit.client.rehearsal import refusal
+    from tacit.client.rehearsal import refusals
     from tacit.models.broadcast import size_of
     from tacit.privacy.errors import PrivacyError
 
     try:
         made = tried(path, recipe, overrides, data, cohort)
-        refusals = {step.name: refusal(step, made.consent) for step in made.steps}
+        answers = {step.name: refusals(step, made.consent) for step in made.steps}
         in_force = None
         if made.directory.is_running:
             in_force = made.directory.policy_in_force(verify_audit(made.directory.account_lines()))
@@ -78,10 +78,16 @@ def check(
     factory = made.recipe.model.factory
     sizes = [size for step in made.steps if (size := size_of(step.instruction.arrays)) is not None]
     found = {
-        "accepted": not any(refusals.values()),
+        "accepted": not any(answers.values()),
         "steps": [
-            {"step": step, "accepted": not reason, "code": reason.partition(":")[0] or None, "reason": reason or None}
-            for step, reason in refusals.items()
+            {
+                "step": step,
+                "accepted": not reasons,
+                "code": reasons[0].partition(":")[0] if reasons else None,
+                "reason": reasons[0] if reasons else None,
+                "reasons": reasons,
+            }
+            for step, reasons in answers.items()
         ],
         "recipe_sha256": made.recipe.digest,
         "code_sha256": code_digest(factory) if factory else None,
@@ -93,7 +99,8 @@ def check(
     if output == "json":
         print_json(found)
     else:
-        print_table(("step", "answer"), [(step, reason or "accepted") for step, reason in refusals.items()])
+        lines = [(step, reason) for step, reasons in answers.items() for reason in reasons or ["accepted"]]
+        print_table(("step", "answer"), lines)
         click.echo()
         shown = ("recipe_sha256", "code_sha256", "data", "cohort", "parameters")
         print_fields({name.replace("_sha256", " to approve"): found[name] for name in shown})

@@ -182,6 +182,26 @@ def test_a_recipe_is_refused_until_its_owner_approves_it(owner: Owner) -> None:
     assert changed["recipe_sha256"] != refused["recipe_sha256"]
 
 
+def test_an_owner_hears_every_reason_at_once_and_first_the_one_that_a_coordinator_would_hear(owner: Owner) -> None:
+    owner.types("data", "add", "wine", "sklearn:wine")
+    rewrite_policy("[secure_aggregation]\nmin_cohort = 9\n[limits]\nmax_rounds = 1\n")
+    before = contents()
+    preparation, training = owner.reads("policy", "check", "recipe.toml", code=3)["steps"]
+    assert [reason.partition(":")[0] for reason in preparation["reasons"]] == [
+        "cohort-floor", "recipe-not-approved", *["statistic-not-allowed"] * 3, "rounds-limit",
+    ]  # fmt: skip
+    assert [reason.partition(":")[0] for reason in training["reasons"]] == [
+        "cohort-floor", "recipe-not-approved", "rounds-limit", "promised-noise", "no-budget",
+    ]  # fmt: skip
+    for step in (preparation, training):
+        assert step["reason"] == step["reasons"][0] and step["code"] == "cohort-floor"
+    shown = owner.types("policy", "check", "recipe.toml", code=3)
+    assert all(reason in shown for step in (preparation, training) for reason in step["reasons"])
+    assert contents() == before
+    rewrite_policy(OPEN)
+    assert [step["reasons"] for step in owner.reads("policy", "check", "recipe.toml")["steps"]] == [[], []]
+
+
 def test_a_cohort_that_is_too_small_for_the_policy_is_refused(owner: Owner) -> None:
     owner.types("data", "add", "wine", "sklearn:wine")
     rewrite_policy(OPEN + "[secure_aggregation]\nmin_cohort = 7\n")
