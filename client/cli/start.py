@@ -59,19 +59,20 @@ def enrol(token: str | None, organisation_key: Path | None, insecure: bool, path
     organisation = read_identity(organisation_key) if organisation_key is not None else None
     if organisation_key is not None and organisation is None:
         raise InputError("is not there", where=str(organisation_key), right="tacit agent org-key FILE makes one")
-    try:
-        enrolled = enrol_with(
-            invitation,
-            directory.identity,
-            organisation=organisation,
-            proxy=proxy_to(invitation.address[0], directory.settings.proxy, os.environ),
-            insecure=insecure,
-        )
-    except (Unreachable, TurnedAway) as error:
-        raise click.ClickException(str(error)) from None
-    write_enrolled(directory.path / ENROLMENT, enrolled)
+    # Held from before the invitation is used: what an agent that runs would write of it nobody else can.
     with directory.journal() as journal:
+        try:
+            enrolled = enrol_with(
+                invitation,
+                directory.identity,
+                organisation=organisation,
+                proxy=proxy_to(invitation.address[0], directory.settings.proxy, os.environ),
+                insecure=insecure,
+            )
+        except (Unreachable, TurnedAway) as error:
+            raise click.ClickException(str(error)) from None
         journal.audit.append("enrolled", name=enrolled.certificate.client, url=enrolled.url)
+        write_enrolled(directory.path / ENROLMENT, enrolled)
     print_fields(
         {
             "federation": enrolled.federation.name,

@@ -18,6 +18,7 @@ from tacit.client.lines import FileLines
 from tacit.client.rehearsal import Held, steps
 from tacit.client.training import Workbench
 from tacit.models.data import open_source
+from tacit.models.invitation import Invitation
 from tacit.models.recipe import parse_recipe
 from tacit.privacy.filters import renyi_filter
 from tacit.privacy.records import Entry
@@ -512,3 +513,12 @@ def test_no_command_prints_the_secret_key(owner: Owner) -> None:
     secret = Path("ward/agent.key").read_bytes().hex()
     for words in (("status",), ("policy", "show"), ("audit",), ("data", "list")):
         assert secret not in owner.types(*words)
+
+
+def test_no_invitation_is_used_up_beside_an_agent_that_runs(owner: Owner) -> None:
+    """It has the account open, so that nobody could write down that it is a member."""
+    token = Invitation("https://127.0.0.1:9", bytes(32), "north", "", int(time.time()) + 60, bytes(32)).text()
+    with AgentDirectory.open(Path("ward")).journal():
+        assert "is in use; stop the agent that is running" in owner.types("enrol", "--token", token, code=2)
+    assert "Connection refused" in owner.types("enrol", "--token", token, code=1)
+    assert not Path("ward/enrolment").exists()
