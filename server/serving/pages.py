@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from decimal import ROUND_UP, Context
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -127,6 +129,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters["figure"] = _figure
+    templates.filters["bound"] = _bound
     templates.filters["records"] = _records
     templates.filters["sentence"] = privacy_sentence
     templates.filters["summary"] = privacy_summary
@@ -145,6 +148,13 @@ def _records(value: object) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or not value or not all(isinstance(one, Mapping) for one in value):
         return []
     return value if all(list(one) == list(value[0]) for one in value) else []
+
+
+def _bound(value: object) -> str:
+    """Write a number with five significant digits, rounded up: a promise is never made stronger."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return _figure(value)
+    return f"{float(Context(prec=5, rounding=ROUND_UP).create_decimal(repr(value))):.5g}"
 
 
 def _figure(value: object) -> str:

@@ -54,7 +54,8 @@ def test_the_recorded_sentence_is_shown_beside_what_the_numbers_promise(client: 
 def test_a_statement_has_its_profile_as_a_table_and_its_assumptions_as_a_list(client: TestClient, source: Any) -> None:
     statement = {
         "unit": "client",
-        "profile": [{"delta": 1e-5, "fellow_clients": 6.5}, {"delta": 1e-8, "fellow_clients": 8.25}],
+        "epsilon": 6.98708,
+        "profile": [{"delta": 1e-5, "fellow_clients": 6.500001}, {"delta": 1e-8, "fellow_clients": 8.25}],
         "assumptions": ["clients clip", "noise is <added>"],
         "limits": [],
         "odd": [{"delta": 1e-5}, "no record"],
@@ -62,8 +63,9 @@ def test_a_statement_has_its_profile_as_a_table_and_its_assumptions_as_a_list(cl
     source.add("mixed", source.loaded[source.registered["mixed"][0].digest], privacy=statement)
     text = client.get("/models/mixed").text
     assert '<th scope="col">delta</th><th scope="col">fellow clients</th>' in text
-    assert "<tr><td>1e-05</td><td>6.5</td></tr><tr><td>1e-08</td><td>8.25</td></tr>" in text
+    assert "<tr><td>1e-05</td><td>6.5001</td></tr><tr><td>1e-08</td><td>8.25</td></tr>" in text
     assert "<ul><li>clients clip</li><li>noise is &lt;added&gt;</li></ul>" in text
+    assert re.search(r"<dt>epsilon</dt>\s*<dd>6.9871</dd>", text)  # never less than was accounted
     assert "<dt>limits</dt>" not in text and "no record" in text
     assert not re.search(r"<dd>\s*\[", text)
 
