@@ -310,6 +310,8 @@ class MaskedMember:
             receipt = machine.accept_receipt(data)
             # What follows may fail, as on a full disk; when the receipt comes again, the ledger says what it is about.
             del self._owed[offer_digest]
+            if consent is not None:  # it proves the survivors to whom the last exchange did not reach
+                consent.spend(machine.offer.attempt_key, len(receipt.survivors))
         elif consent is None:
             return
         elif (anchor := consent.owed(offer_digest)) is not None:

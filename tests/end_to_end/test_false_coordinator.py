@@ -43,3 +43,16 @@ def test_a_member_that_is_shown_more_survivors_than_are_summed_pays_for_those_th
     assert owned.committed("c00") >= honest.committed("c01") > 0.0
     assert owned.committed("c01") == honest.committed("c01")
     honest.close()
+
+
+@pytest.mark.parametrize("lost", ["sign", "unmask"])
+def test_a_member_that_the_last_exchange_does_not_reach_learns_the_survivors_from_the_receipt(
+    owned: Owned, lost: str
+) -> None:
+    def vanish(client: int, action: str, number: int, attempt: int) -> bool:
+        return (client, action, number) == (0, lost, 1)
+
+    federation = owned.federation(["training.rounds=2"], vanish=vanish)
+    state = federation.execute()
+    assert [spent.survivors for spent in state.spent] == [10, 10]
+    assert owned.committed("c00") == owned.committed("c01") > 0.0
