@@ -117,6 +117,11 @@ class Connection:
         self._http: http.client.HTTPConnection | None = None
         self._interrupted = False
 
+    @property
+    def largest_message(self) -> int:
+        """Return how many bytes a message may have."""
+        return self._largest
+
     def pull(self, wait_seconds: float) -> list[bytes] | None:
         """Return the next message as its head and its objects, or None if none came in time.
 

@@ -7,29 +7,33 @@ decided here, and none of them ends it.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol
 
-from flwr.app import Error, Message
+from flwr.app import Array, Error, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_head_values_from_object_content,
     get_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from tacit.client.app import instruction_from, reply_records
-from tacit.client.connection import Connection, TurnedAway, Unreachable, is_news
+from tacit.client.connection import LARGEST_MESSAGE, Connection, TurnedAway, Unreachable, is_news
 from tacit.models.messages import Instruction, Reply
 
 _LOG = logging.getLogger(__name__)
@@ -157,7 +161,7 @@ class Resident:
     def _take(self, payloads: Sequence[bytes]) -> None:
         with self._pulse():
             try:
-                message = received(payloads)
+                message = received(payloads, self._connection.largest_message)
             except Exception as error:  # noqa: BLE001 - whatever came must not end the loop
                 _LOG.warning("a message came that cannot be read (%s)", type(error).__name__)
                 self._stopped.wait(self._pace.first_pause)
@@ -232,10 +236,14 @@ class Resident:
         self._failures = 0
 
 
-def received(payloads: Sequence[bytes]) -> Message:
+def received(payloads: Sequence[bytes], largest: int = LARGEST_MESSAGE) -> Message:
     """Return a message from its head and its objects.
 
     Every object is named by its digest, and the message by that of everything it holds: nothing can be exchanged.
+
+    Args:
+        payloads: the head and the objects.
+        largest: bytes of all arrays, which may name one chunk many times.
 
     Raises:
         Exception: it cannot be read.
@@ -243,11 +251,23 @@ def received(payloads: Sequence[bytes]) -> Message:
     head = message_from_proto(MessageProto.FromString(payloads[0]))
     identifier = head.metadata.message_id
     contents = {sha256(content).hexdigest(): content for content in payloads[1:]}
+    if _bytes_of_arrays(contents) > largest:
+        raise ValueError("the arrays are too large")
     message = inflate_object_from_contents(identifier, contents)
     if not isinstance(message, Message):
         raise TypeError("not a message")
     message.metadata.__dict__["_message_id"] = identifier
     return message
+
+
+def _bytes_of_arrays(contents: Mapping[str, bytes]) -> int:
+    size = 0
+    for content in contents.values():
+        kind, chunks, _ = get_object_head_values_from_object_content(content)
+        if kind == Array.__name__:
+            places = Counter(json.loads(content.partition(HEAD_BODY_DIVIDER)[2])["arraychunk_ids"])
+            size += sum(times * len(contents[chunks[place]]) for place, times in places.items())
+    return size
 
 
 def sent(message: Message) -> list[bytes]:

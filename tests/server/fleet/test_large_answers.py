@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from tacit.client.app import reply_records
 from tacit.client.connection import TurnedAway, Unreachable
@@ -157,6 +157,30 @@ def test_an_array_that_names_one_chunk_again_and_again_does_not_fill_the_memory(
             assert tracemalloc.get_traced_memory()[1] < 2**28
         finally:
             tracemalloc.stop()
+
+
+def test_a_message_that_names_one_chunk_again_and_again_does_not_fill_an_agents_memory(
+    fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    member = fleet.join("a")
+    fleet.wait_for("a")
+    grid, (node,) = fleet.grid, fleet.link.names
+    arrays = ArrayRecord()
+    for name in ("a", "b", "c"):
+        arrays[name] = Endless("uint8", (400_000,), "tacit.raw", name.encode() * 400_000)
+    tracemalloc.start()
+    try:
+        list(grid.push_messages([grid.create_message(RecordDict({"x": arrays}), "train.plain", node, "1")]))
+        deadline = time.monotonic() + 5
+        while "a message came that cannot be read (ValueError)" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    grid.discard()
+    assert len(fleet.ask(Instruction("train", "run", 1, 0, b"plan"), "a")) == 1
+    assert len(member.handler.seen) == 1
 
 
 def test_a_place_for_answers_that_cannot_be_made_is_named(refleet, tmp_path: Path) -> None:
