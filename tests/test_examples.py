@@ -8,7 +8,6 @@ an error.
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from .free_port import free_port  # noqa: TID252 - tests are no package that could be named
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -66,12 +67,6 @@ def test_every_example_can_be_parsed(document: Path) -> None:
             compile(one.text, f"{document.name}:{one.line}", "exec")
         if one.language == "sh":
             subprocess.run(["bash", "-n"], input=one.text, text=True, check=True, timeout=30)
-
-
-def free_port() -> str:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return str(listening.getsockname()[1])
 
 
 @dataclass
@@ -131,7 +126,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
     with ExitStack() as running:
-        yield Session(tmp_path, free_port(), running)
+        yield Session(tmp_path, str(free_port()), running)
 
 
 @pytest.mark.slow

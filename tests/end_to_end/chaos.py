@@ -9,12 +9,10 @@ hand. In the end the books are checked, and what happened is printed.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,8 +25,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tacit.client.directory import AgentDirectory, init
 from tacit.client.enrolled import write_enrolled
 from tacit.client.enrolment import enrol
@@ -40,8 +36,10 @@ from tacit.server.registry import Registry
 from tacit.server.store import RunRecord, Store, open_store
 from tacit.server.store.errors import StoreUnavailable
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from ..private_postgresql import PrivatePostgresql, programs  # noqa: TID252 - tests are no package that could be named
 from .chaos_books import Books, Commitment, commitments
+from .federation import POLICY, write_rows
 from .kept_up import Supervisor, until
 from .mishaps import KINDS, NAMES, ON_SMALL_DISK, Mishap, kills, mishaps
 from .small_disk import SmallDisk, small_disks
@@ -50,18 +48,6 @@ from .wire_proxy import Wire
 DISKS_KIB = {"agent": 1024, "hub": 16 * 1024}
 LINE_SECONDS = 0.06  # how slow the lines are at best, so that a round lasts long enough to be struck in every phase
 SLOW_SECONDS = 0.6
-POLICY = """
-[approved]
-models = ["logistic"]
-statistics = ["examples", "counts", "moments"]
-[privacy]
-epsilon_total = 8.0
-accept_promised_noise = true
-promised_epsilon_total = 20.0
-min_noise_multiplier = 1.0
-[secure_aggregation]
-min_cohort = 3
-"""
 RECIPE = """
 name = "ward"
 [task]
@@ -188,16 +174,6 @@ class Federation:
                 self.disks["hub"].empty()
 
 
-def write_rows(path: Path, count: int, seed: int) -> None:
-    """Write rows of two numbers and whether the first is the larger one."""
-    rng = np.random.default_rng(seed)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["a", "b", "y"])
-        for a, b in rng.normal(size=(count, 2)):
-            writer.writerow([a, b, "yes" if a > b else "no"])
-
-
 def set_up(path: Path, stack: ExitStack, database: PrivatePostgresql | None, sizes_kib: dict[str, int]) -> Federation:
     """Make a federation and bring it up; it waits for a recipe then."""
     supervisor = stack.enter_context(Supervisor(path))
@@ -205,7 +181,7 @@ def set_up(path: Path, stack: ExitStack, database: PrivatePostgresql | None, siz
     hub = (disks["hub"].path if disks else path) / "hub"
     # What is not put to the test is done here, as the commands do it: each of them would take seconds to start.
     opened = create(
-        hub, datetime.now(UTC), federation="wards", port=_free_port(), db=database.url if database else "tacit.db"
+        hub, datetime.now(UTC), federation="wards", port=free_port(), db=database.url if database else "tacit.db"
     )
     store = stack.enter_context(open_store(opened.db))
     supervisor.keep_up("coordinator", "coordinator", "up", "--dir", str(hub))
@@ -215,7 +191,7 @@ def set_up(path: Path, stack: ExitStack, database: PrivatePostgresql | None, siz
         rows = path / f"{name}.csv"
         write_rows(rows, 60, seed=at)
         directory = init(agent, name).add_data("patients", new_data_set(f"csv:{rows}", label="y"), os.environ)
-        directory.write_policy(POLICY)
+        directory.write_policy(POLICY.replace("min_cohort = 4", "min_cohort = 3"))
     until(lambda: "listening on" in supervisor.log("coordinator"), 120, "the coordinator listens")
     for name, agent in agents.items():
         url = f"https://127.0.0.1:{wires[name].port}"
@@ -332,13 +308,6 @@ def chaos(
         deaths = {name: figures.starts[name] - 1 + full * (name == ON_SMALL_DISK) for name in NAMES}
         figures.books.check_agents(federation.agents, ledger, run, spent, deaths)
     return figures
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def _database(stack: ExitStack) -> PrivatePostgresql | None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tacit.__main__ import run as tacit
 
-from .wards import SEED, Commands, Wards, free_port, until  # noqa: TID252 - tests are no package that could be named
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+from .wards import SEED, Commands, Wards, until  # noqa: TID252 - tests are no package that could be named
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 

@@ -20,7 +20,8 @@ from tacit.models.wire import ALIVE, PULL, PUSH, sealed_headers
 from tacit.privacy.identity import Identity
 from tacit.server.coordinator_directory import create
 
-from .wards import POLICY, Commands, Wards, free_port, until  # noqa: TID252 - tests are no package that could be named
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+from .wards import POLICY, Commands, Wards, until  # noqa: TID252 - tests are no package that could be named
 from .wire_proxy import Ends, HttpWire  # noqa: TID252
 
 GOOD = tuple(f"good-{at}" for at in range(4))

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tacit.models.wire import PUSH, Frames
 from tacit.privacy.secagg.encoding import pack, reduce
 
-from .wards import POLICY, Commands, Wards, free_port  # noqa: TID252 - tests are no package that could be named
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+from .wards import POLICY, Commands, Wards  # noqa: TID252 - tests are no package that could be named
 from .wire_proxy import Call, HttpWire  # noqa: TID252
 
 NAMES = ("north", "east", "south", "west", "odd")

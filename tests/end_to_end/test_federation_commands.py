@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from tacit.server.population_ledger import read_ledger
 from tacit.server.store import open_store
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from .federation import NAMES, POLICY, RECIPE, Command, agent_directory, enrolled, finished, until, write_rows
 
 
@@ -21,11 +21,8 @@ from .federation import NAMES, POLICY, RECIPE, Command, agent_directory, enrolle
 def test_five_owners_and_a_coordinator_train_over_a_network_and_everybody_has_written_down_what_it_cost(
     tmp_path: Path, command: Command
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     hub = tmp_path / "hub"
-    finished(command("coordinator", "init", "hub", "--federation", "wards", "--port", port))
+    finished(command("coordinator", "init", "hub", "--federation", "wards", "--port", str(free_port())))
     stricter = POLICY.replace("min_noise_multiplier = 1.0", "min_noise_multiplier = 9.0")
     owners = {name: agent_directory(tmp_path / name, stricter if name == NAMES[4] else POLICY) for name in NAMES}
     write_rows(tmp_path / "public.csv", 60, seed=99)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tacit.server.coordinator_directory import open_directory
 from tacit.server.population_ledger import PopulationLedger
 from tacit.server.store import open_store
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
 from .federation import NAMES, POLICY, RECIPE, Command, agent_directory, enrolled, finished, until, write_rows
 
@@ -22,11 +22,8 @@ from .federation import NAMES, POLICY, RECIPE, Command, agent_directory, enrolle
 def test_after_a_disaster_the_same_members_train_with_a_coordinator_that_knows_what_it_does_not_know(
     tmp_path: Path, command: Command, private_postgresql: PrivatePostgresql
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     hub, again = tmp_path / "hub", tmp_path / "again"
-    finished(command("coordinator", "init", "hub", "--port", port, "--db", private_postgresql.url))
+    finished(command("coordinator", "init", "hub", "--port", str(free_port()), "--db", private_postgresql.url))
     owners = [agent_directory(tmp_path / name, POLICY) for name in NAMES]
     write_rows(tmp_path / "public.csv", 60, seed=99)
     recipe = RECIPE.replace("clients = 5", 'clients = 5\nledger = "wards"\nepsilon_budget = 40.0')

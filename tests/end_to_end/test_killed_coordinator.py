@@ -12,8 +12,9 @@ from tacit.models.wire import PULL, PUSH
 from tacit.server.population_ledger import read_ledger
 from tacit.server.store import open_store
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from .exchanges import Exchanges  # noqa: TID252 - tests are no package that could be named
-from .wards import NAMES, Commands, Running, Wards, free_port, is_the_same, tensors, until  # noqa: TID252
+from .wards import NAMES, Commands, Running, Wards, is_the_same, tensors, until  # noqa: TID252
 from .wire_proxy import Call, HttpWire  # noqa: TID252
 
 ROUNDS = len(MASKED_ACTIONS)

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 
 from tacit.server.coordinator_lock import holder
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
 from .federation import Command, finished, until
-
-
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def test_a_coordinator_that_waits_for_its_database_can_be_stopped(tmp_path: Path, command: Command) -> None:
     pytest.importorskip("psycopg")
     db = f"postgresql+psycopg://tacit:hunter2@127.0.0.1:{free_port()}/tacit"
-    finished(command("coordinator", "init", "hub", "--port", free_port(), "--db", db))
+    finished(command("coordinator", "init", "hub", "--port", str(free_port()), "--db", db))
     up = command("coordinator", "up", "hub")
     log = next(tmp_path.glob("*-coordinator-up.log"))
     until(lambda: "waiting for it" in log.read_text())
@@ -39,7 +33,7 @@ def test_a_coordinator_that_is_started_before_postgresql_opens_its_port_when_tha
     tmp_path: Path, command: Command, private_postgresql: PrivatePostgresql
 ) -> None:
     private_postgresql.stop()
-    finished(command("coordinator", "init", "hub", "--port", free_port(), "--db", private_postgresql.url))
+    finished(command("coordinator", "init", "hub", "--port", str(free_port()), "--db", private_postgresql.url))
     up = command("coordinator", "up", "hub")
     log = next(tmp_path.glob("*-coordinator-up.log"))
     until(lambda: "waiting for it" in log.read_text())

@@ -23,8 +23,9 @@ from tacit.privacy.codec import sha256
 from tacit.server.population_ledger import read_ledger
 from tacit.server.store import open_store
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from .exchanges import Exchanges, Step, about, content_of, headers  # noqa: TID252 - tests are no package
-from .wards import NAMES, Commands, Wards, free_port, is_the_same, tensors  # noqa: TID252
+from .wards import NAMES, Commands, Wards, is_the_same, tensors  # noqa: TID252
 from .wire_proxy import Call, HttpWire  # noqa: TID252 - tests are no package that could be named
 
 ROUNDS = 2

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 from tacit.server.cli.status import status
 from tacit.server.up_file import UP_FILE
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from .federation import NAMES, POLICY, RECIPE, agent_directory, until, write_rows
 
 
@@ -26,9 +26,7 @@ class Hub:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.run("init", "hub", "--port", str(self.port))
         settings = path / "hub/coordinator.toml"
         settings.write_text(settings.read_text().replace('"127.0.0.1:9464"', '"127.0.0.1:0"'))

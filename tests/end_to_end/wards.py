@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file
 
 from tacit.__main__ import run as tacit
@@ -29,23 +26,15 @@ from tacit.server.membership import invite
 from tacit.server.store import open_store
 from tacit.simulations.simulation import Simulation, simulate
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+from .federation import POLICY as FEDERATION_POLICY  # noqa: TID252 - tests are no package that could be named
+from .federation import write_rows  # noqa: TID252 - tests are no package that could be named
 from .wire_proxy import Ends  # noqa: TID252 - tests are no package that could be named
 
 NAMES = tuple(f"ward-{at}.csv" for at in range(5))  # as a simulation names clients by their files
 SEED = 11
 COMMANDS = Path(__file__).with_name("seeded_commands.py")
-POLICY = """
-[approved]
-models = ["logistic"]
-statistics = ["examples", "counts", "moments"]
-[privacy]
-epsilon_total = 8.0
-accept_promised_noise = true
-promised_epsilon_total = 30.0
-min_noise_multiplier = 1.0
-[secure_aggregation]
-min_cohort = 4
-"""
+POLICY = FEDERATION_POLICY.replace("promised_epsilon_total = 20.0", "promised_epsilon_total = 30.0")
 RECIPE = """
 name = "ward"
 seed = {seed}
@@ -75,27 +64,11 @@ colluding = 0.0
 """
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 def until(what: Callable[[], bool], seconds: float = 60.0, why: Callable[[], str] = str) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, f"it did not happen in time {why()}"
         time.sleep(0.05)
-
-
-def write_rows(path: Path, count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["a", "b", "y"])
-        for a, b in rng.normal(size=(count, 2)):
-            writer.writerow([a, b, "yes" if a > b else "no"])
 
 
 @dataclass(frozen=True)

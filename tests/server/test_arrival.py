@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from tacit.server.store import Store, StoreUnavailable, open_store
 from tacit.server.store.arrival import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, open_once_there, why_absent
 from tacit.server.store.schema import VERSION_TABLE
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
 
 NOWHERE = "postgresql+psycopg://tacit:hunter2@db.example/tacit"
@@ -166,10 +166,7 @@ def test_nobody_waits_for_a_file(url: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_port_that_nobody_listens_on_is_a_server_that_is_away() -> None:
     pytest.importorskip("psycopg")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    why = why_absent(make_url(f"postgresql+psycopg://tacit:hunter2@127.0.0.1:{port}/tacit"))
+    why = why_absent(make_url(f"postgresql+psycopg://tacit:hunter2@127.0.0.1:{free_port()}/tacit"))
     assert "refused" in why and "hunter2" not in why and "\n" not in why
 
 
