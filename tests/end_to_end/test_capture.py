@@ -124,9 +124,9 @@ def test_no_update_no_count_no_label_and_no_name_of_a_file_leaves_an_agent(
         calls = list(wire.calls)
     attempts = [attempt for attempt in wards.attempts(run) if attempt.outcome == "committed"]
     outcomes = {one.client: one.outcome for attempt in attempts for one in attempt.participation}
-    # The agent that has a class of its own fails, and says nothing of why to the others.
-    assert outcomes == dict.fromkeys(NAMES[:4], "reported") | {"odd": "dropped"}, attempts
-    assert b"the agent's data source cannot be used" in up and "none of the classes" in wards.said("odd")
+    # The agent that has a class of its own leaves that row out, and says so to its owner alone.
+    assert outcomes == dict.fromkeys(NAMES, "reported"), attempts
+    assert "are left out" in wards.said("odd") and b"left out" not in up
     texts = [FILE, DATA, str(tmp_path), *COLUMNS, *CLASSES, ODD, *PLACES, "csv:"]
     assert [text for text in texts if text.encode() in up] == []
     assert ODD.encode() not in down and not any(place.encode() in down for place in PLACES)
