@@ -114,6 +114,7 @@ class FleetRoutes:
         self._asked: Counter[int] = Counter()
         self._spools = spools
         self._brought: Counter[int] = Counter()  # how often a node has begun to bring an answer
+        self._bringing: dict[int, Spool] = {}  # what a node's newest answer is written to as it comes
         self._names = names
         self._apart: set[bytes] = set()  # whose clocks are far from this one
         self._other_versions: set[bytes] = set()  # who speaks another version of the protocol
@@ -283,9 +284,17 @@ class FleetRoutes:
                 pass
             await reply(send, 200)
             return
-        await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
-        if not letter.answered:
-            letter.spool = spool
+        # What came over an earlier line takes no more room: it may stay open for hours, and be one of many.
+        if (earlier := self._bringing.pop(node, None)) is not None:
+            earlier.discard()
+        self._bringing[node] = spool
+        try:
+            await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
+            if not letter.answered:
+                letter.spool = spool
+        finally:
+            if self._bringing.get(node) is spool:
+                del self._bringing[node]
         self._mailbox.answer(letter)
         await reply(send, 200)
 
@@ -319,6 +328,8 @@ class FleetRoutes:
         frames, whole = Frames(), bytearray()
         try:
             async for piece in pieces:
+                if spool.discarded:
+                    raise Refusal(409, "the answer is being brought once more")
                 for payload in frames.feed_in_parts(piece, LARGEST_PART):
                     if isinstance(payload, bytes):
                         yield payload

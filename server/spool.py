@@ -37,6 +37,7 @@ class Spool:
 
     def __init__(self, directory: Path | None = None) -> None:
         """Make no file yet."""
+        self.discarded = False
         self._directory = directory
         self._file: Any = None
         self._size = 0
@@ -44,6 +45,12 @@ class Spool:
         self._arrays: dict[bytes, tuple[int, int]] = {}
         self._begun: _Begun | None = None
         self._whole: memoryview | None = None
+
+    def discard(self) -> None:
+        """Give the room back at once; nothing is written from now on."""
+        self.discarded = True
+        if self._file is not None:
+            self._file.close()
 
     def wants(self, part: Part) -> bool:
         """Return whether a part of an object is to be written: of a chunk of an array."""

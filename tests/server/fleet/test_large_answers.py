@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import time
 import tracemalloc
@@ -108,6 +109,43 @@ def test_a_member_brings_one_answer_at_a_time_and_the_latest_counts(fleet) -> No
             said = earlier.recv(4096)
         assert said.startswith(b"HTTP/1.1 409") or said == b""
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+def test_lines_that_drip_do_not_keep_what_came_over_them_while_another_brings_it_again(refleet, tmp_path: Path) -> None:
+    """Each could stay open for hours, as fast on the whole as it must be, with a whole answer on the disk."""
+    fleet = refleet(spools=tmp_path / "answers")
+
+    def on_disk() -> int:
+        found = (os.stat(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if is_spool(name))
+        return sum(one.st_size for one in found)
+
+    def is_spool(name: str) -> bool:
+        try:
+            return os.readlink(f"/proc/self/fd/{name}").startswith(str(tmp_path / "answers"))
+        except OSError:
+            return False
+
+    lines = []
+    try:
+        fleet.enrol("a")
+        with fleet.connection("a") as connection:
+            answer = answer_to(asked(fleet, connection), vector=VECTOR)
+            body = b"".join(framed(answer))
+            for _ in range(8):
+                headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
+                head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+                line = socket.create_connection(("127.0.0.1", fleet.port), timeout=5)
+                lines.append(line)
+                line.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{head}content-length: {len(body)}\r\n\r\n".encode())
+                line.sendall(body[: len(body) * 9 // 10])
+                time.sleep(0.2)
+            assert VECTOR.nbytes / 2 < on_disk() < VECTOR.nbytes
+            connection.push(answer)
+            np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+    finally:
+        for line in lines:
+            line.close()
+        fleet.close()
 
 
 @pytest.mark.parametrize(
