@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -96,6 +97,16 @@ class Fleet:
         while not set(names) <= set(self.transport.clients()):
             assert time.monotonic() < until, f"only {self.transport.clients()} came"
             time.sleep(0.01)
+
+    @contextmanager
+    def asked(self, name: str, instruction: Instruction) -> Iterator[Connection]:
+        """Enrol an agent that has no loop, send it an instruction, and hand out its connection to pull that with."""
+        self.enrol(name)
+        with self.connection(name) as connection:
+            connection.alive()
+            self.wait_for(name)
+            self.transport.send([Request(name, instruction)])
+            yield connection
 
     def ask(self, instruction: Instruction, *names: str, seconds: float = 10.0) -> dict[str, Arrival]:
         """Send one instruction to agents and return what comes back in time."""

@@ -147,11 +147,7 @@ def test_an_agent_that_hangs_up_for_good_is_not_there_until_it_asks_again(fleet,
 
 
 def test_a_message_lost_on_its_way_is_handed_out_again(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction(7, message=b"x"))])
+    with fleet.asked("a", instruction(7, message=b"x")) as connection:
         first = connection.pull(0)
         connection.close()
         assert connection.pull(0) == first
@@ -161,11 +157,7 @@ def test_a_message_lost_on_its_way_is_handed_out_again(fleet) -> None:
 
 
 def test_a_message_that_is_never_answered_is_not_handed_out_for_ever(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         assert [connection.pull(0) is not None for _ in range(MOST_DELIVERIES + 2)] == [True] * MOST_DELIVERIES + [
             False,
             False,
@@ -173,11 +165,7 @@ def test_a_message_that_is_never_answered_is_not_handed_out_for_ever(fleet) -> N
 
 
 def test_an_answer_whose_receipt_was_lost_is_taken_once(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         answer = answer_to(connection.pull(0), b"one")
         connection.push(answer)
         connection.push(answer)  # nothing of the first came back
@@ -187,11 +175,7 @@ def test_an_answer_whose_receipt_was_lost_is_taken_once(fleet) -> None:
 
 
 def test_a_second_answer_that_differs_is_refused(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         payloads = connection.pull(0)
         connection.push(answer_to(payloads, b"one"))
         with pytest.raises(TurnedAway, match="differently") as refused:
@@ -204,11 +188,7 @@ def test_a_second_answer_that_differs_is_refused(fleet) -> None:
 
 
 def test_an_answer_that_broke_off_is_brought_again_whole(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         answer = answer_to(connection.pull(0), b"x", np.arange(3_000_000, dtype=np.float32))
         body = b"".join(framed(answer))
         headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
@@ -272,11 +252,7 @@ def test_an_answer_that_is_ready_when_the_superlink_is_down_does_not_stop_the_ag
 
 def test_an_answer_under_the_same_name_may_not_bring_other_objects(fleet) -> None:
     """Else a peer could fill the store with what hangs on nothing, each time under the name of one answer."""
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         answer = answer_to(connection.pull(0), b"whole")
         with pytest.raises(TurnedAway):
             connection.push(answer[:-1])
@@ -296,11 +272,7 @@ def test_an_answer_under_the_same_name_may_not_bring_other_objects(fleet) -> Non
 
 
 def test_what_hangs_on_nothing_is_forgotten_with_its_answer(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         answer = answer_to(connection.pull(0), b"whole")
 
         def twice_with_other_children(request: PushMessagesRequest) -> None:
@@ -406,11 +378,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_a_broken_answer_is_refused_and_a_whole_one_taken_after_it(fleet, broken) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         answer = answer_to(connection.pull(0), b"whole")
         with pytest.raises(TurnedAway) as refused:
             connection.push(broken(answer))
@@ -446,22 +414,14 @@ def objects_of_nonsense(payloads: list[bytes]) -> list[bytes]:
 
 
 def test_an_answer_that_is_not_tacits_is_a_lost_agent(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         connection.push(objects_of_nonsense(connection.pull(0)))
         arrival = fleet.collect(1)["a"]
     assert arrival.reply is None and arrival.reason.startswith("the reply cannot be read (")
 
 
 def test_an_answer_whose_objects_are_no_message_is_a_lost_agent(fleet) -> None:
-    fleet.enrol("a")
-    with fleet.connection("a") as connection:
-        connection.alive()
-        fleet.wait_for("a")
-        fleet.transport.send([Request("a", instruction())])
+    with fleet.asked("a", instruction()) as connection:
         answer = answer_to(connection.pull(0), b"x")
         config = next(payload for payload in answer[1:] if payload.startswith(b"ConfigRecord"))
         name = sha256(config).hexdigest()
