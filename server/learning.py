@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.models.broadcast import Arrays, encode
+from tacit.models.errors import InputError
 from tacit.models.messages import all_finite
 from tacit.models.noise import adapted_clip, initial_clip
 from tacit.models.plan import Plan, decode_plan
 from tacit.models.recipe import Recipe
 from tacit.models.tasks import Task
+from tacit.models.vector import layout_of, read_vector
 from tacit.server.attempts import RunFailed
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import TrainingResult
@@ -38,6 +40,30 @@ class Learning:
     strategy: Strategy
     task: Task
     validate: Evaluate | None
+
+    def beginning(self, plan: Plan, initial: NDArray[np.float32] | None) -> RunState:
+        """Return the state before the first round.
+
+        Args:
+            plan: the recipe and the data, with the features.
+            initial: the vector of a warm start; None to initialise from the seed.
+
+        Raises:
+            RunFailed: the plan has no architecture.
+            InputError: the warm start is of another size than the model.
+        """
+        if plan.architecture is None:
+            raise RunFailed("the plan has no architecture")
+        model = plan.architecture.build(self.recipe.seed)
+        vector: NDArray[np.float32] = read_vector(model, layout_of(model)).numpy()
+        if initial is not None:
+            if initial.shape != vector.shape:
+                raise InputError(
+                    f"the warm start has {initial.size} parameters, the model {vector.size}", where="model.init"
+                )
+            # The same memory if possible: a copy would live beside it for the whole run.
+            vector = np.require(initial, np.float32, ("C", "W"))
+        return RunState(0, plan.encode(), vector, self.strategy.moments(vector.size))
 
     def travelling(self, state: RunState) -> tuple[Arrays, NDArray[np.float32] | None]:
         """Return the vector as it travels after a state, always the same, and what the next one makes up for.

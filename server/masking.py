@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tacit.models import broadcast
+from tacit.models.contributions import training_layout
 from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
 from tacit.models.noise import NoisePlan
 from tacit.models.recipe import Recipe
@@ -111,6 +112,14 @@ class Masking:
             last_receipt=self.last_receipt,
             mode=settings.mode,
         )
+
+    def could_sum(self, clients: int) -> bool:
+        """Return whether thresholds let a sum be offered to so many."""
+        try:
+            self.offer(Occasion("any", 0, 0, b""), {}, training_layout(1, max(clients, 1)), clients)
+        except Infeasible:
+            return False
+        return True
 
     def settle(self, server: ServerRound) -> None:
         """Owe every survivor of a finished round its receipt."""

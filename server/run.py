@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.models.errors import InputError
 from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan
 from tacit.models.preparation import has_public_features, prepared_plan, public_plan
 from tacit.models.tasks import task_named
-from tacit.models.vector import layout_of, read_vector
 from tacit.privacy.errors import BudgetExceeded, BudgetTooLarge, PrivacyError
 from tacit.privacy.randomness import Keystream, Randomness, SystemRandomness
 from tacit.privacy.records import Key
@@ -169,53 +167,49 @@ class Run:
     def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
         encoded, broken_off = plan.encode(), self._attempts.broken_off(0)
         first, tally = self.recorder.attempts(0), Tally(self.ready, ATTEMPTS)
-        attempts = itertools.count(first)
+        attempts, left = itertools.count(first), self._left(0)
         while True:
             attempt = next(attempts)
             at, resumed = Occasion(self.name, 0, attempt, encoded), at_attempt(broken_off, attempt)
             if resumed is None and (asked := self.stop()):
                 raise RunStopped(asked)
-            clients = resumed.progress.cohort if resumed else self._attempts.clients()
-            exchanges = (
-                MaskedPreparation(at, plan, clients, self.masking, snapshot_of(resumed))
-                if self.masking
-                else Preparation(at, plan.schema)
-            )
-            report, done = self._attempts.make(exchanges, clients, 0, attempt, broken_off=resumed)
-            if done:
-                return exchanges, report
+            clients = resumed.progress.cohort if resumed else self._attempts.clients(left)
+            try:
+                exchanges = self._preparation(at, plan, clients, snapshot_of(resumed))
+            except Infeasible as error:
+                report = RoundReport(0, attempt, False, str(error), 0.0, ())
+            else:
+                report, done = self._attempts.make(exchanges, clients, 0, attempt, broken_off=resumed)
+                if done:
+                    return exchanges, report
             self._keep(report, None)
-            if exchanges.may_retry is not None:
-                # A sum over fewer clients would show, as a difference, what the missing ones hold.
-                raise RunFailed(f"the preparation failed after statistics had left: {report.reason}{report.mostly}")
+            if self.masking is not None:
+                # Two sums that share members would show, as a difference, what one of them holds.
+                left |= inputs_left(report.participants)
+                if left and not self.masking.could_sum(len(set(clients) - left)):
+                    why = f"{report.reason}{report.mostly}; it can be started anew"
+                    raise RunFailed(f"the preparation failed after statistics had left: {why}")
             if not self.stop() and tally.note(report):
                 raise RunFailed(f"the preparation failed {attempt + 1 - first} times: {report.reason}{report.mostly}")
 
+    def _preparation(
+        self, at: Occasion, plan: Plan, clients: tuple[str, ...], snapshot: bytes
+    ) -> Preparation | MaskedPreparation:
+        return (
+            MaskedPreparation(at, plan, clients, self.masking, snapshot)
+            if self.masking
+            else Preparation(at, plan.schema)
+        )
+
     def _begin(self, plan: Plan, report: RoundReport) -> RunState:
-        vector = self._initial_vector(plan)
-        state = RunState(0, plan.encode(), vector, self._strategy.moments(vector.size))
+        state = self._learning.beginning(plan, self.initial)
         self._keep(report, state)
         return state
-
-    def _initial_vector(self, plan: Plan) -> NDArray[np.float32]:
-        if plan.architecture is None:
-            raise RunFailed("the plan has no architecture")
-        model = plan.architecture.build(plan.recipe.seed)
-        vector: NDArray[np.float32] = read_vector(model, layout_of(model)).numpy()
-        if self.initial is None:
-            return vector
-        if self.initial.shape != vector.shape:
-            raise InputError(
-                f"the warm start has {self.initial.size} parameters, the model {vector.size}", where="model.init"
-            )
-        # The same memory if possible: a copy would live beside it for the whole run.
-        return np.require(self.initial, np.float32, ("C", "W"))
 
     def _round(self, state: RunState) -> RunState:
         number = state.round + 1
         first = self.recorder.attempts(number)
-        # Whose masked input has left for this round takes part in no other attempt at it, also after a restart.
-        left = inputs_left(self.recorder.asked(number)) if first and self.masking else frozenset()
+        left = self._left(number)
         broken_off = self._attempts.broken_off(number)
         if self.budget is not None:
             if broken_off is not None and self.budget.gave_back(number, broken_off.attempt):
@@ -285,6 +279,11 @@ class Run:
         if not state.has_result:
             raise RunStopped(asked)
         return replace(state, stopped=asked)
+
+    def _left(self, number: int) -> frozenset[str]:
+        """Return whose masked input has left for a round: they take part in no other attempt, also after a restart."""
+        kept = self.masking is not None and self.recorder.attempts(number)
+        return inputs_left(self.recorder.asked(number)) if kept else frozenset()
 
     def _taken(self, number: int) -> Mapping[str, int]:
         """Return how many inputs of each client have left for a round in attempts that were kept."""

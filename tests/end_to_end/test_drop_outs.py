@@ -11,6 +11,7 @@ from tacit.models.features import Standardise
 from tacit.models.messages import Instruction, Reply
 from tacit.models.plan import decode_plan
 from tacit.privacy.secagg.messages import Advertise
+from tacit.privacy.secagg.policy import ROUND_OVER
 from tacit.server.attempts import RunFailed
 from tacit.server.run import ATTEMPTS
 
@@ -100,9 +101,42 @@ def test_rounds_that_keep_ending_without_a_sum_end_the_run() -> None:
 
 def test_a_preparation_whose_statistics_have_left_is_not_asked_for_again() -> None:
     federation = Masked(vanish=silent(("mask", 0), ("mask", 1), ("mask", 2), number=0))
-    with pytest.raises(RunFailed, match="the preparation failed after statistics had left: too-few-members"):
+    with pytest.raises(RunFailed, match="the preparation failed after statistics had left: too-few-members.*anew"):
         federation.execute()
     assert len(federation.recorder.reports) == 1 and not federation.recorder.states
+
+
+def test_a_preparation_of_which_no_statistics_left_is_asked_for_again() -> None:
+    """As where a line broke before anybody was told whose inputs to mask."""
+    federation = Masked(vanish=silent(*(("mask", client) for client in range(10)), number=0, attempt=0))
+    assert federation.execute().round == 2
+    assert [(r.number, r.attempt, r.reported) for r in federation.recorder.reports[:2]] == [(0, 0, 0), (0, 1, 10)]
+
+
+def test_a_preparation_is_asked_for_again_of_those_whose_statistics_have_not_left() -> None:
+    """No member is in two sums: their difference would show what it holds."""
+
+    def vanish(client: int, action: str, number: int, attempt: int) -> bool:
+        return (number, attempt, action) == (0, 0, "mask") and client >= 6
+
+    federation = Masked(["secure_aggregation.min_cohort=4"], clients=12, vanish=vanish)
+    assert federation.execute().round == 2
+    assert set(federation.outcomes(0, 1)) == names(range(6, 12)) and federation.report(0, 1).reported == 6
+    inputs = [(s.client, s.attempt) for s in federation.sent if (s.action, s.round) == ("mask", 0)]
+    assert len({client for client, _ in inputs}) == len(inputs) == 12
+
+
+def test_a_preparation_whose_statistics_left_and_were_lost_is_refused_by_its_members_and_given_up() -> None:
+    def lost(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        reply = agent(instruction)
+        if (instruction.action, instruction.round) == ("mask", 0):
+            raise ConnectionError
+        return reply
+
+    federation = Masked(handler=lost)
+    with pytest.raises(RunFailed, match="failed after statistics had left: 0 reported.*it can be started anew"):
+        federation.execute()
+    assert {reason.partition(":")[0] for _, reason in federation.outcomes(0, 1).values()} == {ROUND_OVER}
 
 
 def test_a_preparation_before_which_too_few_came_is_asked_for_again() -> None:

@@ -140,3 +140,24 @@ def test_a_run_that_is_to_stop_makes_no_further_attempt_at_a_round_and_counts_wh
             assert sum(state.taken.values()) == 3 + 2
         assert [one[:3] for one in federation.history()][-1] == (number, 0, "aborted")
         assert spent(federation.store)[0] == number
+
+
+class Halted(Federation):
+    """The line breaks in the preparation, when two of six have given their statistics."""
+
+    def _vanish(self, client: int, action: str, number: int, attempt: int) -> bool:
+        return (action, number, attempt) == ("mask", 0, 0) and client >= 2
+
+
+def test_after_a_crash_the_preparation_is_repeated_without_those_whose_statistics_have_left(tmp_path: Path) -> None:
+    federation = Halted(tmp_path / "run", PLAIN)
+
+    def die_once_the_attempt_was_kept() -> None:
+        if federation.store.next_attempt("run", 0) == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        federation.coordinate(moment=die_once_the_attempt_was_kept)
+    assert federation.coordinate().round == 2
+    given = Counter(name for name, action, number, _ in federation.answers if (action, number) == ("mask", 0))
+    assert given == {f"c{at:02d}": 1 for at in range(CLIENTS)}
