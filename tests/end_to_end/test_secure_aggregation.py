@@ -146,7 +146,10 @@ def test_an_agent_that_never_joined_refuses_plain_steps_of_a_plan_that_masks() -
     state = federation.recorder.states[1]
     stranger = Masked(["secure_aggregation.enabled=false"]).agents[2]
     plan = decode_plan(state.plan)
-    for action, encoded in [("prepare", replace(plan, features=None).encode()), ("train", state.plan)]:
+    for action, encoded in [
+        ("prepare", replace(plan, features=None, architecture=None).encode()),
+        ("train", state.plan),
+    ]:
         reply = stranger.handle(Instruction(action, "run", 1, 0, encoded, arrays={"vector": state.vector}))
         assert reply.outcome == "refused" and not reply.arrays
     for action in (*MASKED_ACTIONS, "contribute", "receipt", "measure", ""):
