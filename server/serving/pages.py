@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from decimal import ROUND_UP, Context
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -21,7 +20,7 @@ from tacit.server.serving.auth import requires
 from tacit.server.serving.context import service_of
 from tacit.server.serving.problem import Refusal
 from tacit.server.serving.source import Unservable
-from tacit.server.serving.statement import is_guarantee, privacy_sentence, privacy_summary
+from tacit.server.serving.statement import at_most, is_guarantee, privacy_sentence, privacy_summary
 from tacit.server.serving.wire import named, version_out
 
 router = APIRouter(include_in_schema=False)
@@ -154,7 +153,7 @@ def _bound(value: object) -> str:
     """Write a number with five significant digits, rounded up: a promise is never made stronger."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return _figure(value)
-    return f"{float(Context(prec=5, rounding=ROUND_UP).create_decimal(repr(value))):.5g}"
+    return at_most(value, 5)
 
 
 def _figure(value: object) -> str:

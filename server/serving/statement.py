@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from tacit.server.store.records import ModelVersion
@@ -33,7 +34,7 @@ def privacy_sentence(statement: Mapping[str, Any]) -> str:
     if not _has_numbers(statement):
         return _NOTHING
     epsilon, against = _promised(statement)
-    numbers = f"epsilon = {epsilon:g}, delta = {statement['delta']:g}"
+    numbers = f"epsilon = {at_most(epsilon)}, delta = {statement['delta']:g}"
     if not is_guarantee(statement):
         return f"Hypothetical, for study: it holds no guarantee ({numbers} per {statement['unit']})."
     return f"Differentially private per {statement['unit']}: {numbers}, against {against}."
@@ -44,7 +45,12 @@ def privacy_summary(statement: Mapping[str, Any]) -> str:
     if not _has_numbers(statement):
         return "none"
     epsilon, _ = _promised(statement)
-    return f"epsilon {epsilon:g} per {statement['unit']}" if is_guarantee(statement) else "hypothetical"
+    return f"epsilon {at_most(epsilon)} per {statement['unit']}" if is_guarantee(statement) else "hypothetical"
+
+
+def at_most(epsilon: float, digits: int = 6) -> str:
+    """Write a finite epsilon with some digits, rounded up: no page may promise more than was accounted."""
+    return f"{float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(epsilon))):.{digits}g}"
 
 
 def _has_numbers(statement: Mapping[str, Any]) -> bool:

@@ -51,6 +51,14 @@ def test_the_recorded_sentence_is_shown_beside_what_the_numbers_promise(client: 
     assert "As recorded" not in client.get("/models/mixed/versions/1").text
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "shown"), [(4, "4"), (8.0, "8"), (6.9870743, "6.98708"), (1e-7, "1e-07"), (1234567.0, "1.23457e+06")]
+)
+def test_an_epsilon_is_never_written_as_less_than_it_is(epsilon: float, shown: str) -> None:
+    assert f"epsilon = {shown}, " in privacy_sentence({"unit": "client", "epsilon": epsilon, "delta": 1e-5})
+    assert float(shown) >= epsilon
+
+
 def test_a_statement_has_its_profile_as_a_table_and_its_assumptions_as_a_list(client: TestClient, source: Any) -> None:
     statement = {
         "unit": "client",
