@@ -249,7 +249,8 @@ class Policy(Section):
 
     def _explain_approved(self) -> list[str]:
         approved = self.approved
-        runs = [f"{len(approved.recipes)} recipes by their digest"] if approved.recipes else []
+        listed = len(approved.recipes)
+        runs = ["one recipe by its digest" if listed == 1 else f"{listed} recipes by their digests"] if listed else []
         runs += [f"any recipe for the model {model}" for model in approved.models]
         runs += [f"{factory} as it was approved" for factory in approved.code]
         return [

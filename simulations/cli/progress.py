@@ -50,9 +50,10 @@ class Progress:
         self._rounds = recipe.training.rounds
         found, clients = federation.findings, len(federation.names)
         classes = f", {len(found.classes)} classes" if found.classes else ""
+        columns = "1 column" if found.columns == 1 else f"{found.columns} columns"
         missing = f", {sum(found.missing.values())} values missing" if any(found.missing.values()) else ""
         dropped = f", {sum(found.dropped.values())} rows dropped" if any(found.dropped.values()) else ""
-        click.echo(f"data        {found.rows} rows, {found.columns} columns{classes}{missing}{dropped}", err=True)
+        click.echo(f"data        {found.rows} rows, {columns}{classes}{missing}{dropped}", err=True)
         cohort = recipe.training.cohort or clients
         click.echo(f"federation  {clients} clients ({recipe.population.partition}), {cohort} a round", err=True)
         click.echo(f"run         {directory}", err=True)
