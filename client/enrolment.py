@@ -106,7 +106,11 @@ def enrol(
     """
     if bool(invitation.organisation) != (organisation is not None):
         wanted = f"is for a member of {invitation.organisation}" if invitation.organisation else "names no organisation"
-        right = "give the organisation's key" if invitation.organisation else "give no organisation's key"
+        right = (
+            "give the organisation's key by --organisation-key FILE"
+            if invitation.organisation
+            else "give no organisation's key"
+        )
         raise InputError(wanted, where="invitation", right=right)
     host, port = invitation.address
     line = Line(host, port, proxy, seconds, insecure)
@@ -160,7 +164,10 @@ def renew(
     old = enrolled.certificate
     endorser = organisation or member
     if (member.public_key, endorser.public_key) != (old.subject_key, old.organisation_key):
-        raise InputError("the keys are not those of the certificate", where="renewal")
+        right = ""
+        if organisation is None and old.organisation_key != member.public_key:
+            right = f"give the key of {old.organisation} with --organisation-key FILE"
+        raise InputError("the keys are not those of the certificate", where="renewal", right=right)
     host, port = enrolled.address
     line = Line(host, port, proxy, seconds, insecure)
     tls = enrolled.tls

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 
 from tacit.client.fleet import Handler
-from tacit.models.messages import RECEIPT_ACTION, Instruction, Reply
+from tacit.models.messages import ELIDED_ACTIONS, PLAIN_ACTIONS, RECEIPT_ACTION, Instruction, Reply
 
 _LOG = logging.getLogger(__name__)
 LONGEST_REASON = 300  # characters
+GIVES = (*PLAIN_ACTIONS, "mask", *ELIDED_ACTIONS)  # the steps in which something of the data leaves, protected or not
 
 
 class Narrated:
@@ -25,11 +26,14 @@ class Narrated:
     def handle(self, instruction: Instruction) -> Reply:
         """Return the handler's answer."""
         reply = self._handler.handle(instruction)
-        told = (instruction.run, reply.reason if reply.outcome != "ok" else "")
-        if instruction.action != RECEIPT_ACTION and told != self._told:
+        went_well = reply.outcome == "ok"
+        told = (instruction.run, "" if went_well else reply.reason)
+        # What precedes an input may go well in a round that is refused all the same.
+        matters = instruction.action in GIVES if went_well else instruction.action != RECEIPT_ACTION
+        if matters and told != self._told:
             self._told = told
             run = _plain(instruction.run)
-            if reply.outcome == "ok":
+            if went_well:
                 _LOG.info("takes part in %s, round %d", run, instruction.round)
             else:
                 _LOG.warning("%s in %s, round %d: %s", reply.outcome, run, instruction.round, _plain(reply.reason))

@@ -75,13 +75,14 @@ class Policy(Section):
     def explain(self) -> list[str]:
         """Return what the policy says, in sentences."""
         privacy, hide, limits = self.privacy, self.secure_aggregation, self.limits
+        keys = len(hide.pinned_organisations)
+        pinned = "one pinned organisation" if keys == 1 else f"{keys} pinned organisations"
         return [
             self._explain_schedule(),
             *self._explain_approved(),
             ("Updates leave masked only" if hide.required else "Updates may leave without masks; masked they leave")
             + f" among at least {hide.min_cohort} members, of whom {hide.max_colluders} may collude.",
-            f"Members of {len(hide.pinned_organisations)} pinned organisations count, {hide.members_per_organisation} "
-            "of each at most."
+            f"Members of {pinned} count, {hide.members_per_organisation} of each at most."
             if hide.pinned_organisations
             else "Every member counts whom the coordinator's authority certifies.",
             f"A run protects {_UNITS[privacy.required_unit]}, with {_listed(privacy.noise_places, 'or', 'no')} noise "

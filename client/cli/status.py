@@ -20,7 +20,6 @@ def status(path: Path, output: Format) -> None:
 
     Example: tacit agent status
     """
-    from tacit.client.asked import CODES
     from tacit.client.audit import AuditBroken, verify_audit
     from tacit.client.directory import AgentDirectory
     from tacit.client.enrolled import ENROLMENT, read_enrolled
@@ -33,8 +32,6 @@ def status(path: Path, output: Format) -> None:
     except AuditBroken as error:
         raise click.ClickException(str(error)) from None
     counts = Counter(entry.kind for entry in entries)
-    # Some of what the policy says is looked at by the masked round itself, before there is an offer to judge.
-    refused = sum(entry.kind == "round-failed" and entry.details.get("code") in CODES for entry in entries)
     running = directory.is_running
     found = {
         "name": directory.settings.name,
@@ -48,7 +45,7 @@ def status(path: Path, output: Format) -> None:
         "data_sets": list(directory.register.sets),
         "ledgers": [f"{dataset} ({unit})" for dataset, unit in directory.ledgers()],
         "offers_accepted": counts["offer-accepted"],
-        "offers_refused": counts["offer-refused"] + refused,
+        "offers_refused": counts["offer-refused"] + counts["round-failed"],  # as its page counts them
         "messages_left": counts["message-left"],
         "last_entry_at": datetime.fromtimestamp(entries[-1].at, UTC) if entries else None,
     }

@@ -96,3 +96,7 @@ def rotate_ca(finish: bool, directory: Path) -> None:
     else:
         coming = tls_rotation.announce(opened.path, opened.settings.federation, now())
         click.echo(f"announced: {sha256(coming).hex()}")
+        click.echo(
+            "Connected agents learn it within hours; when all were there: tacit coordinator rotate-ca --finish",
+            err=True,
+        )

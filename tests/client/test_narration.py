@@ -32,7 +32,7 @@ def lines(caplog: pytest.LogCaptureFixture, *asked: tuple[str, str, int, Reply])
 
 
 def test_a_run_has_one_line_however_many_rounds_it_has(caplog: pytest.LogCaptureFixture) -> None:
-    asked = [("advertise", "ward", number, Reply()) for number in range(5)] + [("advertise", "other", 0, Reply())]
+    asked = [("mask", "ward", number, Reply()) for number in range(5)] + [("mask", "other", 0, Reply())]
     assert lines(caplog, *asked) == ["takes part in ward, round 0", "takes part in other, round 0"]
 
 
@@ -43,11 +43,22 @@ def test_a_refusal_is_told_with_its_reason_and_once(caplog: pytest.LogCaptureFix
         ("advertise", "ward", 0, NO),
         ("advertise", "ward", 1, Reply("refused", "paused: its owner has paused it")),
         ("advertise", "ward", 2, Reply()),
+        ("mask", "ward", 2, Reply()),
     ) == [
         "refused in ward, round 0: cohort-floor: min_cohort 3 is below our 5",
         "refused in ward, round 1: paused: its owner has paused it",
         "takes part in ward, round 2",
     ]
+
+
+def test_a_round_that_begins_well_and_is_refused_is_a_refusal_alone(caplog: pytest.LogCaptureFixture) -> None:
+    no = Reply("refused", "too-few-members: 1 members count, at least 3 must")
+    asked = [
+        (action, "ward", number, reply)
+        for number in range(3)
+        for action, reply in (("advertise", Reply()), ("share", no))
+    ]
+    assert lines(caplog, *asked) == ["refused in ward, round 0: too-few-members: 1 members count, at least 3 must"]
 
 
 def test_a_receipt_for_an_earlier_run_is_no_work(caplog: pytest.LogCaptureFixture) -> None:

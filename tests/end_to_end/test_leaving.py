@@ -126,7 +126,8 @@ def test_a_certificate_is_renewed_by_hand_while_the_agent_runs_with_the_organisa
     assert first is not None
     with hub.agent.journal():
         assert tacit(["agent", "renew", "--dir", hub.path]) == 2
-        assert "the keys are not those of the certificate" in capsys.readouterr().err
+        told = "the keys are not those of the certificate; give the key of hospital "
+        assert told in capsys.readouterr().err
         assert tacit(["agent", "renew", "--dir", hub.path, "--organisation-key", str(tmp_path / "absent")]) == 2
         assert tacit(["agent", "renew", "--dir", hub.path, "--organisation-key", file]) == 0
     assert "the certificate of north ends on" in capsys.readouterr().out

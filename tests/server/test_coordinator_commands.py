@@ -161,7 +161,7 @@ def test_whoever_is_revoked_can_be_invited_again_and_not_before(invoke: Invoke, 
 def test_a_new_authority_is_announced_and_then_switched_to(invoke: Invoke, tmp_path: Path) -> None:
     before = opened(tmp_path).ca_der
     assert "no new authority" in refused(invoke("rotate-ca", "--finish"))
-    announced = invoke("rotate-ca").output.split()[-1]
+    announced = invoke("rotate-ca").stdout.split()[-1]
     assert opened(tmp_path).ca_der == before and "announced already" in refused(invoke("rotate-ca"))
     assert announced in invoke("rotate-ca", "--finish").output
     assert sha256(opened(tmp_path).ca_der).hex() == announced
