@@ -20,6 +20,7 @@ _LOG = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 LOOK_SECONDS = 0.05
+ASK_SECONDS = 2  # less is not less: libpq rounds it up
 # How libpq says that it and the server do not agree on TLS; in English, as Python sets no other language for messages.
 TLS_WORDS = ("certificate", "SSL")
 
@@ -36,7 +37,7 @@ def open_once_there(
 
     Args:
         url: the database, as `open_store` takes it.
-        stopped: set when nobody wants the database any more; noticed at once, whatever the network does.
+        stopped: set when nobody wants the database any more; noticed within two seconds, whatever the network does.
         absence: says why the server cannot be used yet; empty where it can, or where waiting mends nothing.
         opener: opens a database whose server is there.
         draw: returns a number between two others, so that those who wait do not all ask at the same time.
@@ -108,8 +109,8 @@ def _answers(engine: Engine, error: OperationalError) -> bool:
     if getattr(error.orig, "pgconn", None) is None:
         return False  # there is no such host, or nothing came from it in time
     # An error of the connecting has no SQLSTATE, and its text is in the server's language. libpq knows better, but lets
-    # no other thread run while it asks: so it is asked only about servers that say at once how they are.
-    options = {**POSTGRESQL, **engine.dialect.create_connect_args(engine.url)[1]}
+    # no other thread run while it asks: so it is asked for a moment, and only about servers that have just been quick.
+    options = {**POSTGRESQL, **engine.dialect.create_connect_args(engine.url)[1], "connect_timeout": ASK_SECONDS}
     options.pop("context", None)  # of Python's driver, not of libpq
     return PGconn.ping(make_conninfo("", **options).encode()) in (Ping.OK, Ping.NO_ATTEMPT)
 
