@@ -126,7 +126,7 @@ def size_of(arrays: Arrays) -> int | None:
 
 def _check_one_form(arrays: Arrays) -> None:
     """Refuse a vector that comes in two forms: one would be in the digest that everybody agrees on, one be used."""
-    if arrays and set(arrays) not in ({VECTOR}, {CODES, SCALES}):
+    if {VECTOR, CODES} <= set(arrays) or set(arrays) - {VECTOR, CODES, SCALES}:
         raise ValueError(f"a vector comes as {VECTOR!r} alone, or as {CODES!r} and {SCALES!r}")
 
 
