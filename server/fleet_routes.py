@@ -69,6 +69,7 @@ FLOWER_PATHS = frozenset(
 )
 PULSE_SECONDS = 20.0  # Flower takes a node as gone that said nothing for twice as long
 RETURN_SECONDS = 2.0  # in which an agent that has only lost its line is back
+AGAIN = "the answer is being brought once more"  # a line that has broken looks whole from here for a while
 LARGEST_PART = 1 << 16  # bytes of an answer that are held before they go to the disk
 Result = TypeVar("Result")
 NODE, KEY = "tacit.node", "tacit.key"  # where a scope keeps who asks
@@ -113,7 +114,6 @@ class FleetRoutes:
         self.seen: dict[int, float] = {}  # when a node last asked for anything, in seconds since 1970
         self._asked: Counter[int] = Counter()
         self._spools = spools
-        self._brought: Counter[int] = Counter()  # how often a node has begun to bring an answer
         self._bringing: dict[int, Spool] = {}  # what a node's newest answer is written to as it comes
         self._names = names
         self._apart: set[bytes] = set()  # whose clocks are far from this one
@@ -285,11 +285,13 @@ class FleetRoutes:
             await reply(send, 200)
             return
         # What came over an earlier line takes no more room: it may stay open for hours, and be one of many.
-        if (earlier := self._bringing.pop(node, None)) is not None:
+        if (earlier := self._bringing.get(node)) is not None:
             earlier.discard()
         self._bringing[node] = spool
         try:
             await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
+            if spool.discarded:
+                raise Refusal(409, AGAIN)
             if not letter.answered:
                 letter.spool = spool
         finally:
@@ -301,14 +303,10 @@ class FleetRoutes:
     async def _take_in(
         self, letter: Letter, registered: tuple[str, frozenset[str]], run: int, payloads: AsyncIterator[bytes | str]
     ) -> None:
-        """Store the objects of an answer; what it brings once more takes the place of what it was bringing before."""
+        """Store the objects of an answer that the spool does not take."""
         session, missing = registered
         expected = iter(letter.brought)
-        self._brought[letter.node] += 1
-        turn = self._brought[letter.node]
         async for payload in payloads:
-            if self._brought[letter.node] != turn:  # a line that has broken looks whole from here for a while
-                raise Refusal(409, "the answer is being brought once more")
             identifier = next(expected, None)
             if identifier is None:
                 raise Refusal(400, "there are more objects than were announced")
@@ -329,7 +327,7 @@ class FleetRoutes:
         try:
             async for piece in pieces:
                 if spool.discarded:
-                    raise Refusal(409, "the answer is being brought once more")
+                    raise Refusal(409, AGAIN)
                 for payload in frames.feed_in_parts(piece, LARGEST_PART):
                     if isinstance(payload, bytes):
                         yield payload
