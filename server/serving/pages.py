@@ -65,7 +65,7 @@ async def try_version(request: Request, model: Model, version: Version) -> Respo
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     """List the endpoints."""
-    return _page("docs.html", groups=_endpoints(request.app))
+    return _page("docs.html", groups=_endpoints(request.app), require_key=service_of(request).settings.require_key)
 
 
 @router.get("/assets/{name}")

@@ -78,6 +78,19 @@ def test_a_statement_has_its_profile_as_a_table_and_its_assumptions_as_a_list(cl
     assert not re.search(r"<dd>\s*\[", text)
 
 
+def test_the_interface_is_described_with_code_as_code(client: TestClient) -> None:
+    text = client.get("/docs").text
+    assert "JSON, or Markdown for <code>Accept: text/markdown</code>." in text and "`" not in text
+
+
+@pytest.mark.parametrize("require_key", [True, False])
+def test_the_interface_says_whether_a_key_is_asked_for(require_key: bool, serve: Any) -> None:
+    text = serve(require_key=require_key).get("/docs").text
+    assert ("Requests carry an API key" in text) is require_key
+    assert ("TACIT_API_KEY" in text) is require_key
+    assert ("without API keys" in text) is not require_key
+
+
 def test_names_are_escaped(client: TestClient, source: Any) -> None:
     source.add("mixed", source.loaded[source.registered["mixed"][0].digest], privacy={"unit": "<b>client</b>"})
     assert "<b>" not in client.get("/models/mixed").text
