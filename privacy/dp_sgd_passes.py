@@ -253,6 +253,8 @@ def no_gradients(private: Any) -> None:
 def all_finite(private: Any) -> bool:
     """Say whether what a pass has left for the optimizer, sums or gradients one by one, is all finite; in one look."""
     where = "grad" if isinstance(private, _GhostOptimizer) else "grad_sample"
-    # The largest size of all, which no sum can overflow and no copy is made for.
-    left = [torch.linalg.vector_norm(getattr(parameter, where).detach(), math.inf) for parameter in private.params]
-    return bool(torch.stack(left).isfinite().all())
+    left = [getattr(parameter, where).detach() for parameter in private.params]
+    # What is not finite leaves no sum finite; a sum that has grown beyond all bounds by itself is looked at again.
+    if bool(torch.stack([gradients.sum() for gradients in left]).isfinite().all()):
+        return True
+    return all(bool(gradients.isfinite().all()) for gradients in left)
