@@ -34,7 +34,10 @@ def clip_l2(vector: NDArray[np.floating], l2_clip: float) -> tuple[NDArray[np.fl
     largest = float(np.abs(values).max(initial=0.0))
     if largest == 0.0:
         return values, True
-    relative = float(np.linalg.norm(values / largest))
+    # Not by `linalg.norm`: the linear algebra library behind it shares a long vector out to as many threads as there
+    # are cores. The last bits then differ from machine to machine, and the threads spin on for a while.
+    shares = values / largest
+    relative = math.sqrt(float(np.square(shares, out=shares).sum()))
     if largest * relative <= l2_clip:
         return values, True
     return values * (l2_clip / relative / largest), False

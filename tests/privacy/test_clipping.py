@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,3 +126,23 @@ def test_a_bit_that_would_use_up_the_whole_budget_is_refused() -> None:
     for function in (lambda: clip_bit_scale(1.0, 4.0, 2.0), lambda: update_noise_multiplier(4.0, 2.0)):
         with pytest.raises(PrivacyError, match="above 2 clients"):
             function()
+
+
+def test_the_length_of_a_long_vector_does_not_depend_on_the_number_of_cores() -> None:
+    program = """
+import hashlib
+import numpy as np
+from tacit.privacy.clipping import clip_l2
+vectors = np.random.default_rng(5).normal(size=(20, 100_003)).astype(np.float32)
+print(hashlib.sha256(b"".join(clip_l2(vector, 1.0)[0].tobytes() for vector in vectors)).hexdigest())
+"""
+
+    def clipped(threads: int) -> str:
+        set_to = os.environ | dict.fromkeys(
+            ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
+        )
+        return subprocess.run(  # noqa: S603 - our own words
+            [sys.executable, "-c", program], env=set_to, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert clipped(1) == clipped(2) != ""
