@@ -13,6 +13,7 @@ from tacit.models.wire import MOST_FRAMES
 from tacit.server.gate import Refusal
 from tacit.server.mailbox import Taken, digest_of
 
+NOT_WAITED_FOR = "the answer is not waited for any more"
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ def check_taken(taken: Taken | None, node: int, request: PushMessagesRequest) ->
         Refusal: 409 or 410.
     """
     if taken is None or taken.node != node:
-        raise Refusal(410, "the answer is not waited for any more")
+        raise Refusal(410, NOT_WAITED_FOR)
     check_same(node, taken.answer, request)
 
 

@@ -43,7 +43,7 @@ from tacit.models.wire import (
     read_envelope,
 )
 from tacit.privacy.identity import verify
-from tacit.server.answers import check_same, check_taken, message_of, read_answer
+from tacit.server.answers import NOT_WAITED_FOR, check_same, check_taken, message_of, read_answer
 from tacit.server.gate import Application, Limits, Receive, Refusal, Scope, Send, body, reply
 from tacit.server.mailbox import Letter, Mailbox, digest_of
 from tacit.server.spool import Spool
@@ -316,6 +316,8 @@ class FleetRoutes:
                 right = identifier not in missing or await self._aside(
                     self._state.store_object, run, session, identifier, payload
                 )
+            if self._mailbox.get(letter.message) is None:  # given up while it came
+                raise Refusal(410, NOT_WAITED_FOR)
             if not right:
                 raise Refusal(400, "an object is not the one that was announced")
         if next(expected, None) is not None:

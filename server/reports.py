@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tacit.privacy.secagg.policy import ROUND_OVER
 from tacit.server.checkpoints import RunState
 from tacit.server.rounds import Participant
 from tacit.server.store.records import LedgerLine
@@ -33,8 +34,10 @@ class RoundReport:
     def mostly(self) -> str:
         """Say why most of those who did not report did not, as that is what somebody can do something about."""
         given = [member for member in self.participants if member.reason]
-        # Whoever is late because others broke the round off has nothing to say about why.
+        # Whoever is late because others broke the round off has nothing to say about why, and whoever has answered for
+        # this round in an earlier attempt has nothing new to say.
         causes = [member for member in given if member.outcome != "late"] or given
+        causes = [member for member in causes if not member.reason.startswith(f"{ROUND_OVER}:")] or causes
         reasons = Counter(member.reason for member in causes)
         return f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
 

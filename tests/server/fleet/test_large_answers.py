@@ -8,6 +8,7 @@ import os
 import socket
 import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tacit.client.connection import TurnedAway, Unreachable
 from tacit.client.fleet import received, sent
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
-from tacit.models.wire import PUSH, Part, framed, sealed_headers
+from tacit.models.wire import PUSH, Part, framed, framed_size, sealed_headers
 from tacit.server.rounds import Request
 from tacit.server.spool import Spool
 
@@ -102,11 +103,10 @@ def test_a_member_brings_one_answer_at_a_time_and_the_latest_counts(fleet) -> No
             earlier.sendall(body[: len(body) // 2])
             time.sleep(0.2)
             connection.push(answer)
-            try:
+            said = b""
+            with suppress(OSError):  # refused while it was sending
                 earlier.sendall(body[len(body) // 2 :])
-            except OSError:
-                pass  # refused while it was sending
-            said = earlier.recv(4096)
+                said = earlier.recv(4096)
         assert said.startswith(b"HTTP/1.1 409") or said == b""
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
 
@@ -167,6 +167,25 @@ def test_a_chunk_that_is_not_the_one_that_was_announced_is_refused(fleet, spoilt
         assert refused.value.status == 400
         connection.push(answer)
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+def test_an_answer_that_is_given_up_while_it_comes_is_told_so(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        place = next(at for at, payload in enumerate(answer) if payload.startswith(b"ArrayChunk"))
+        chunk = b"".join(framed(answer[: place + 1]))  # the answer up to the end of its first chunk
+        length = framed_size(answer)
+        headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        with socket.create_connection(("127.0.0.1", fleet.port), timeout=5) as line:
+            line.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {length}\r\n\r\n".encode())
+            line.sendall(chunk[: len(chunk) // 2])
+            time.sleep(0.2)
+            fleet.transport.abandon()
+            line.sendall(chunk[len(chunk) // 2 :])
+            said = line.recv(4096)
+    assert said.startswith(b"HTTP/1.1 410") and said.endswith(b"the answer is not waited for any more")
 
 
 class Endless(Array):
