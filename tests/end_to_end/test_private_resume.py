@@ -228,7 +228,7 @@ def test_a_killed_simulation_forgets_nothing_that_left(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_simulation_that_is_killed_at_any_durable_write_forgets_nothing_that_left(tmp_path: Path) -> None:
-    killings = kill(tmp_path, "forgetful", points(75))
+    killings = kill(tmp_path, "forgetful", points(90))
     ends = [killing.ends for killing in killings]
     assert ends[0] == ("killed", "finished") and ends[-1] == ("finished",)  # every moment was tried
     check(killings, owned=False)
