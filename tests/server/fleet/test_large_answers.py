@@ -31,6 +31,15 @@ def answer_to(payloads: list[bytes], **arrays: np.ndarray) -> list[bytes]:
     return sent(Message(reply_records(Reply(arrays=arrays)), reply_to=received(payloads)))
 
 
+def pushing(fleet, length: int) -> socket.socket:
+    """Return a line over which a member has announced an answer of so many bytes, and brought none of it yet."""
+    headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    line = socket.create_connection(("127.0.0.1", fleet.port), timeout=5)
+    line.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {length}\r\n\r\n".encode())
+    return line
+
+
 def asked(fleet, connection) -> list[bytes]:
     connection.alive()
     fleet.wait_for("a")
@@ -96,10 +105,7 @@ def test_a_member_brings_one_answer_at_a_time_and_the_latest_counts(fleet) -> No
     with fleet.connection("a") as connection:
         answer = answer_to(asked(fleet, connection), vector=VECTOR)
         body = b"".join(framed(answer))
-        headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        with socket.create_connection(("127.0.0.1", fleet.port), timeout=5) as earlier:
-            earlier.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {len(body)}\r\n\r\n".encode())
+        with pushing(fleet, len(body)) as earlier:
             earlier.sendall(body[: len(body) // 2])
             time.sleep(0.2)
             connection.push(answer)
@@ -132,11 +138,8 @@ def test_lines_that_drip_do_not_keep_what_came_over_them_while_another_brings_it
             answer = answer_to(asked(fleet, connection), vector=VECTOR)
             body = b"".join(framed(answer))
             for _ in range(8):
-                headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
-                head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-                line = socket.create_connection(("127.0.0.1", fleet.port), timeout=5)
+                line = pushing(fleet, len(body))
                 lines.append(line)
-                line.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{head}content-length: {len(body)}\r\n\r\n".encode())
                 line.sendall(body[: len(body) * 9 // 10])
                 time.sleep(0.2)
             assert VECTOR.nbytes / 2 < on_disk() < VECTOR.nbytes
@@ -175,11 +178,7 @@ def test_an_answer_that_is_given_up_while_it_comes_is_told_so(fleet) -> None:
         answer = answer_to(asked(fleet, connection), vector=VECTOR)
         place = next(at for at, payload in enumerate(answer) if payload.startswith(b"ArrayChunk"))
         chunk = b"".join(framed(answer[: place + 1]))  # the answer up to the end of its first chunk
-        length = framed_size(answer)
-        headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        with socket.create_connection(("127.0.0.1", fleet.port), timeout=5) as line:
-            line.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {length}\r\n\r\n".encode())
+        with pushing(fleet, framed_size(answer)) as line:
             line.sendall(chunk[: len(chunk) // 2])
             time.sleep(0.2)
             fleet.transport.abandon()
