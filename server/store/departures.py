@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -29,13 +28,13 @@ class Departures:
         clock: seconds.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         """Look at nothing yet."""
         self._engine = engine
         self._clock = clock
         self._statement = str(_DEPARTED.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True}))
         self._kept: PoolProxiedConnection | None = None
-        self._seen: int | None = None
+        self._seen: float | None = None  # the version of a file, the second of a look elsewhere
 
     def __call__(self) -> Mapping[bytes, ClientState] | None:
         """Return them as they are now; None if nothing can have changed since the last answer.
@@ -45,12 +44,12 @@ class Departures:
         """
         if sqlite_file(self._engine.url) is not None:
             return self._told()
-        window = int(self._clock() / FRESH_SECONDS)
-        if window == self._seen:
+        now = self._clock()
+        if self._seen is not None and now < self._seen + FRESH_SECONDS:
             return None
         with available(self._engine.url), self._engine.connect() as connection:
             found = {key: cast(ClientState, state) for key, state in connection.execute(_DEPARTED)}
-        self._seen = window
+        self._seen = now
         return found
 
     def close(self) -> None:
@@ -75,5 +74,5 @@ class Departures:
         except sqlite3.Error as error:
             self.close()
             raise StoreUnavailable(f"{shown(self._engine.url)}: {error}") from None
-        self._seen = int(version)
+        self._seen = version
         return found

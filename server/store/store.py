@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -332,9 +333,9 @@ class Store:
         with self._read() as session:
             return members.get_client(session, public_key)
 
-    def departures(self) -> Departures:
-        """Return what says with every request who was revoked or has left."""
-        return Departures(self._engine)
+    def departures(self, clock: Callable[[], float] = time.monotonic) -> Departures:
+        """Return what says with every request who was revoked or has left, by a clock in seconds."""
+        return Departures(self._engine, clock)
 
     def list_clients(self) -> list[ClientRecord]:
         """Return every client, also the revoked ones, in the order of their enrolment."""

@@ -1,10 +1,10 @@
 """An invitation is used once, a name is one client's at a time, a key one client's for ever, on every database."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -198,26 +198,27 @@ def test_who_takes_part_no_longer_is_known_by_key(store: Store) -> None:
     enrolled(store)
     store.invite(replace(NORTH, invitation="b" * 32, name="south"))
     store.enrol_client("b" * 32, replace(CLIENT, name="south", public_key=b"l" * 32))
-    departures = store.departures()
+    looks = count()
+    departures = store.departures(clock=lambda: next(looks) * FRESH_SECONDS)
     assert departures() == {}
     store.revoke_member("south")
     store.leave_client(CLIENT.public_key, instead_of=CLIENT.certificate)
-    time.sleep(2 * FRESH_SECONDS)
     assert departures() == {CLIENT.public_key: "left", b"l" * 32: "revoked"}
     departures.close()
 
 
 def test_a_change_is_seen_whoever_made_it_and_asked_about_again_only_after_it(shared_url: str) -> None:
+    now = 0
     with open_store(shared_url) as ours, open_store(shared_url) as theirs:
-        departures = ours.departures()
+        departures = ours.departures(clock=lambda: now * FRESH_SECONDS)
         assert departures() == {}, "nothing was looked at yet"
         for store in (ours, theirs, theirs):
-            time.sleep(2 * FRESH_SECONDS)
+            now += 1
             store.append_audit("ada", "test", "subject")
             assert departures() == {}
             assert departures() is None
         if shared_url.startswith("sqlite"):
-            time.sleep(2 * FRESH_SECONDS)
+            now += 1
             assert departures() is None
         departures.close()
         assert departures() == {}
