@@ -13,6 +13,7 @@ from tacit.models.noise import NoisePlan, noise_plan
 from tacit.models.recipe import Recipe
 from tacit.models.spending import Spent, entry, ledger_event, run_budget
 from tacit.privacy.calibration import with_spare
+from tacit.privacy.errors import PrivacyError
 from tacit.privacy.filters import RenyiFilter, renyi_filter
 from tacit.privacy.identity import Identity
 from tacit.privacy.ledger import Ledger
@@ -123,6 +124,14 @@ class Budget:
             PrivacyError: no noise keeps the promise with so few.
         """
         return noise_plan(self.recipe, state.vector.size, cohort, self.clients, l2_clip=state.l2_clip)
+
+    def could_promise(self, state: RunState, cohort: int) -> bool:
+        """Return whether there is noise that keeps the promise with so few."""
+        try:
+            self.plan(state, cohort)
+        except PrivacyError:
+            return False
+        return True
 
     def next_attempt(self, number: int, kept: int) -> int:
         """Return the first attempt at a round that asks nobody for a second input under the same draws.

@@ -31,6 +31,11 @@ class RoundReport:
         return sum(participant.outcome == "reported" for participant in self.participants)
 
     @property
+    def refusers(self) -> frozenset[str]:
+        """Return who was asked and said no."""
+        return frozenset(participant.client for participant in self.participants if participant.outcome == "refused")
+
+    @property
     def mostly(self) -> str:
         """Say why most of those who did not report did not, as that is what somebody can do something about."""
         given = [member for member in self.participants if member.reason]

@@ -167,13 +167,13 @@ class Run:
     def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
         encoded, broken_off = plan.encode(), self._attempts.broken_off(0)
         first, tally = self.recorder.attempts(0), Tally(self.ready, ATTEMPTS)
-        attempts, left = itertools.count(first), self._left(0)
+        attempts, left, refused = itertools.count(first), self._left(0), frozenset[str]()
         while True:
             attempt = next(attempts)
             at, resumed = Occasion(self.name, 0, attempt, encoded), at_attempt(broken_off, attempt)
             if resumed is None and (asked := self.stop()):
                 raise RunStopped(asked)
-            clients = resumed.progress.cohort if resumed else self._attempts.clients(left)
+            clients = resumed.progress.cohort if resumed else self._attempts.clients(self._unasked(left, refused))
             try:
                 exchanges = self._preparation(at, plan, clients, snapshot_of(resumed))
             except Infeasible as error:
@@ -183,6 +183,7 @@ class Run:
                 if done:
                     return exchanges, report
             self._keep(report, None)
+            refused |= report.refusers
             if self.masking is not None:
                 # Two sums that share members would show, as a difference, what one of them holds.
                 left |= inputs_left(report.participants)
@@ -221,7 +222,7 @@ class Run:
             first = self.budget.next_attempt(number, first) if announced is None else announced
         if broken_off is None:
             self.ready(None, 0)
-        attempts, tally = itertools.count(first), Tally(self.ready, ATTEMPTS)
+        attempts, tally, refused = itertools.count(first), Tally(self.ready, ATTEMPTS), frozenset[str]()
         while True:
             attempt = next(attempts)
             resumed = at_attempt(broken_off, attempt)
@@ -230,7 +231,7 @@ class Run:
             else:
                 if asked := self.stop():
                     return self._stopped(state, asked)
-                able = self._able(state, left)
+                able = self._able(state, self._unasked(left, refused, state))
                 if not able:
                     return self._unpaid(state, BUDGET_SPENT)
                 cohort, wanted = self.cohorts.draw(able, number, attempt)
@@ -267,6 +268,7 @@ class Run:
             if left and self._attempts.there(left) < wanted:
                 return self._over(state, report, lines)
             self._keep(report, None, lines)
+            refused |= report.refusers
             self._check_again(tally, report, attempt + 1 - first)
 
     def _check_again(self, tally: Tally, report: RoundReport, times: int) -> None:
@@ -307,6 +309,19 @@ class Run:
         able, everybody = self.budget.able(state, clients), len(self._attempts.clients())
         wanted = min(self.plan.recipe.training.cohort or everybody, everybody)
         return able if len(able) == len(clients) or len(able) >= wanted else ()
+
+    def _unasked(self, left: frozenset[str], refused: frozenset[str], state: RunState | None = None) -> frozenset[str]:
+        """Return whom another attempt leaves out: whose input has left and, if enough others are there, who refused.
+
+        What an owner refuses stays refused for as long as a round takes; in the next round everybody is asked again.
+        """
+        clients = self._attempts.there(left | refused)
+        if state is not None:
+            clients = min(self.plan.recipe.training.cohort or clients, clients)
+        enough = clients > 0 and (self.masking is None or self.masking.could_sum(clients))
+        if enough and state is not None and self.budget is not None:
+            enough = self.budget.could_promise(state, clients)
+        return left | refused if enough else left
 
     def _unpaid(self, state: RunState, why: str) -> RunState:
         """End with the model so far; where nothing was trained, there is none, and the run has failed."""

@@ -70,6 +70,32 @@ def test_a_round_with_too_few_members_is_tried_again_with_everybody_as_no_input_
     np.testing.assert_allclose(state.vector, np.frombuffer(model_over(range(10)), np.float32), atol=0.05)
 
 
+@pytest.mark.parametrize("overrides", [[], ["privacy.unit=client", "privacy.epsilon=8"]], ids=["masks", "noise"])
+def test_more_members_refuse_than_may_be_missing_and_the_others_go_on_without_them(overrides: list[str]) -> None:
+    def strict(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        refuses = instruction.action == "advertise" and instruction.round and client in names((0, 4, 9))
+        return Reply("refused", "noise-floor: less than the policy asks for") if refuses else agent(instruction)
+
+    federation = Masked([*overrides, "training.quorum=0.8"], handler=strict)
+    assert federation.execute().round == 2
+    for number in (1, 2):
+        first, second = federation.report(number), federation.report(number, 1)
+        assert (first.committed, first.refusers) == (False, names((0, 4, 9)))
+        assert (second.committed, second.reported) == (True, 7)
+        assert set(federation.outcomes(number, 1)) == names({1, 2, 3, 5, 6, 7, 8})
+
+
+def test_where_too_few_others_are_left_to_hide_among_whoever_refused_is_asked_again() -> None:
+    def strict(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        refuses = instruction.round and client in names(range(6))
+        return Reply("refused", "schedule: not at this hour") if refuses else agent(instruction)
+
+    federation = Masked(handler=strict)
+    with pytest.raises(RunFailed, match=f"round 1 failed {ATTEMPTS} times: .*most often: schedule"):
+        federation.execute()
+    assert [len(report.participants) for report in federation.recorder.reports[1:]] == [10] * ATTEMPTS
+
+
 @pytest.mark.parametrize(
     ("phase", "gone", "reason"),
     [

@@ -333,6 +333,38 @@ def test_statistics_that_are_absurd_but_possible_do_not_end_the_run() -> None:
     assert state.round == 4 and np.isfinite(state.vector).all()
 
 
+def test_whoever_refuses_is_not_asked_again_in_the_round_so_that_the_others_can_go_on() -> None:
+    recorder = Memory()
+    no = {"c1": Reply("refused", "noise-floor: too little"), "c3": Reply("refused", "paused")}
+    state = a_run("training.quorum=1", world=World(lying(no)), recorder=recorder).execute()
+    assert state.round == 4
+    for number in range(1, 5):
+        attempts = [report for report in recorder.reports if report.number == number]
+        assert [report.committed for report in attempts] == [False, False, True], "one refusal breaks a quorum of all"
+        asked = [{member.client for member in report.participants} for report in attempts]
+        assert asked[0] == set(NAMES.values()), "in a new round everybody is asked again"
+        assert [report.refusers for report in attempts] == [{"c1"}, {"c3"}, set()]
+        assert asked[1] == asked[0] - {"c1"} and asked[2] == asked[1] - {"c3"} and attempts[2].reported == 4
+
+
+def test_a_refusal_does_not_end_the_preparation() -> None:
+    recorder = Memory()
+    no = lying({"c1": Reply("refused", "statistic-not-allowed: means")}, action="prepare")
+    state = a_run("training.quorum=1", world=World(no), recorder=recorder).execute()
+    assert state.round == 4
+    first, second = recorder.reports[:2]
+    assert (first.number, first.committed, first.refusers) == (0, False, {"c1"})
+    assert (second.number, second.committed, second.reported) == (0, True, 5)
+
+
+def test_where_nobody_else_is_there_whoever_refused_is_asked_again() -> None:
+    recorder = Memory()
+    no = lying({name: Reply("refused", "schedule") for name in NAMES.values()})
+    with pytest.raises(RunFailed, match="round 1 failed 3 times: .*most often: schedule"):
+        a_run("training.quorum=0.1", world=World(no), recorder=recorder).execute()
+    assert [len(report.refusers) for report in recorder.reports[1:]] == [6, 6, 6]
+
+
 def test_too_few_reports_are_tried_again_with_the_reasons_kept_and_then_the_run_fails() -> None:
     recorder = Memory()
     broken = lying({f"c{index}": Reply("failed", "out of memory") for index in range(4)})
