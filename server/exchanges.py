@@ -80,6 +80,10 @@ class Training:
         at = self.occasion
         return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays=self.arrays)
 
+    def vector_bytes(self, exchange: int) -> int:
+        """Return the size of an update in float32."""
+        return 4 * self._size
+
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Fold one update."""
         update = float32_vector(reply.arrays, "update", self._size)
@@ -137,6 +141,10 @@ class ProtectedTraining:
         at = self.occasion
         return Instruction("train", at.run, at.round, at.attempt, at.plan, arrays=self.arrays)
 
+    def vector_bytes(self, exchange: int) -> int:
+        """Return the size of an update in float32."""
+        return 4 * self._size
+
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Fold one update."""
         self._sum.add(float32_vector(reply.arrays, UPDATE, self._size))
@@ -185,6 +193,10 @@ class Preparation:
     def request(self, exchange: int, client: str) -> Instruction:
         """Ask for the statistics."""
         return Instruction("prepare", self.occasion.run, 0, self.occasion.attempt, self.occasion.plan)
+
+    def vector_bytes(self, exchange: int) -> int:
+        """Return the size of the statistics in float64."""
+        return 8 * preparation_size(self.schema)
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Add one client's statistics, if some rows could have them: a total that no rows have would end the run."""

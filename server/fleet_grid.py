@@ -26,10 +26,11 @@ from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.run import Run
 
 from tacit.server.mailbox import Letter, Mailbox
-from tacit.server.spool import Spool
+from tacit.server.spool import LARGEST, Spool
 
 HEARTBEAT_SECONDS = 15.0  # Flower gives up a run that says nothing for 60
 LOOK_SECONDS = 5.0
+BESIDE_VECTORS = 4 << 20  # bytes of all that an answer may have beside its vectors; ten thousand shares are half of it
 
 
 class FleetGrid(Grid):
@@ -57,6 +58,7 @@ class FleetGrid(Grid):
         if state.claim_task(self._task) is None or not state.activate_task(self._task):
             raise RuntimeError("the SuperLink did not start the run")
         self._open: set[str] = set()
+        self._room = LARGEST
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="run-heartbeat", daemon=True)
         self._heart.start()
@@ -112,6 +114,10 @@ class FleetGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the nodes that are there."""
         return self._state.get_nodes(self._run_id)
+
+    def expect(self, vector_bytes: int | None) -> None:
+        """Refuse answers to what is pushed from now on whose vectors have more bytes; None for as much as any may."""
+        self._room = LARGEST if vector_bytes is None else min(vector_bytes + BESIDE_VECTORS, LARGEST)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Store messages with all they hold, and only then tell the nodes; the id of one that is refused is empty."""
@@ -179,7 +185,8 @@ class FleetGrid(Grid):
                 self._state.delete_messages({metadata.message_id})
                 return None
         names = dict.fromkeys(node.object_id for node in iterate_object_tree(tree))
-        return Letter(metadata.message_id, metadata.dst_node_id, head, tuple(names), looked=self._clock())
+        looked = self._clock()
+        return Letter(metadata.message_id, metadata.dst_node_id, head, tuple(names), self._room, looked=looked)
 
     def _answer_to(self, letter: Letter) -> Message | None:
         """Return the answer to a letter if all of it is there, an error if there will be none, and None otherwise."""

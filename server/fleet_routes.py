@@ -277,6 +277,8 @@ class FleetRoutes:
             raise Refusal(403, "the answer is somebody else's")
         message = request.messages_list[0].metadata.reply_to_message_id
         letter = self._mailbox.get(message)
+        if letter is not None:
+            spool.room = letter.room
         registered = await self._aside(self._register, letter, request) if letter and letter.node == node else None
         if letter is None or registered is None:
             check_taken(self._mailbox.taken(message), node, request)
@@ -325,11 +327,14 @@ class FleetRoutes:
 
     async def _payloads(self, pieces: AsyncIterator[bytes], spool: Spool) -> AsyncIterator[bytes | str]:
         """Yield the payloads of a body; of those that the spool takes, what names them."""
-        frames, whole = Frames(), bytearray()
+        frames, whole, size = Frames(), bytearray(), 0
         try:
             async for piece in pieces:
+                size += len(piece)
                 if spool.discarded:
                     raise Refusal(409, AGAIN)
+                if size > spool.room:
+                    raise Refusal(413, "the answer is too large")
                 for payload in frames.feed_in_parts(piece, LARGEST_PART):
                     if isinstance(payload, bytes):
                         yield payload

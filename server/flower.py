@@ -44,6 +44,8 @@ class GridTransport:
         now: the clock of the deadlines.
         pause: called with seconds while nothing has arrived.
         forget: called when the open messages are given up.
+        expect: called before messages are pushed, with the bytes that the vectors of an answer have at most; None if
+            nobody knows.
         share_memory: hand vectors over without copying, for a grid within the process only.
         by_name: list the agents by name. Ids that are drawn at random are no order that anybody could repeat.
     """
@@ -56,6 +58,7 @@ class GridTransport:
         now: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
         forget: Callable[[], None] = lambda: None,
+        expect: Callable[[int | None], None] = lambda vector_bytes: None,
         share_memory: bool = False,
         by_name: bool = False,
     ) -> None:
@@ -65,6 +68,7 @@ class GridTransport:
         self._now = now
         self._pause = pause
         self._forget = forget
+        self._expect = expect
         self._share_memory = share_memory
         self._by_name = by_name
         self._open: dict[str, str] = {}
@@ -100,6 +104,8 @@ class GridTransport:
                     packed.records(at), MESSAGE_TYPES[at.action], node, f"{at.round}.{at.attempt}"
                 )
             )
+        sizes = {request.vector_bytes for request in requests}
+        self._expect(None if None in sizes else max((size for size in sizes if size is not None), default=0))
         # Flower returns nothing at all when the messages together are too large for it.
         identifiers = list(self._grid.push_messages(messages)) or [""] * len(messages)
         for client, identifier in zip(clients, identifiers, strict=True):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from tacit.privacy.codec import sha256
-from tacit.server.spool import Spool
+from tacit.server.spool import LARGEST, Spool
 
 MOST_DELIVERIES = 5
 MOST_TAKEN = 2048  # letters whose answer was taken, and may come once more
@@ -28,6 +28,7 @@ class Letter:
         node: whom it is for.
         head: the message without its content, as it travels.
         objects: the ids of everything it holds, descendants first, itself last.
+        room: bytes that an answer may have.
         deliveries: how often it was handed out. An agent that asks again has lost it on the way.
         reply: the id of the answer that is on its way or has come; empty before.
         brought: the ids of all that the answer holds, itself last.
@@ -40,6 +41,7 @@ class Letter:
     node: int
     head: bytes
     objects: tuple[str, ...]
+    room: int = LARGEST
     deliveries: int = 0
     reply: str = ""
     brought: tuple[str, ...] = ()

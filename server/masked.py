@@ -38,6 +38,7 @@ class MaskedRound:
         self.names = inner.names
         self.closes_early = inner.closes_early
         self.request = inner.request
+        self.vector_bytes = inner.vector_bytes
         self.accept = inner.accept
         self.close = inner.close
         self.abandon = inner.abandon

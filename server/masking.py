@@ -243,6 +243,10 @@ class Receipts:
         at = self.at
         return Instruction(RECEIPT_ACTION, at.run, at.round, at.attempt, b"", receipt=self.masking.receipt_for(client))
 
+    def vector_bytes(self, exchange: int) -> int:
+        """Return 0: nobody answers a receipt with a vector."""
+        return 0
+
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Note that it was taken."""
         self.masking.acknowledge(client)

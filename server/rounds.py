@@ -58,6 +58,10 @@ class Exchanges(Protocol):
         """Return what to send to a client in an exchange."""
         ...
 
+    def vector_bytes(self, exchange: int) -> int:
+        """Return how many bytes the vectors of an answer have at most."""
+        ...
+
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Take a client's answer.
 
@@ -87,10 +91,11 @@ class Participant:
 
 @dataclass(frozen=True)
 class Request:
-    """A message to send."""
+    """A message to send, and how many bytes the vectors of its answer have at most; None if nobody knows."""
 
     client: str
     instruction: Instruction
+    vector_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +260,9 @@ class Round:
         self._pending = set(clients)
         self._reported = []
         self.deadline = now + self._deadline_seconds
-        return [Request(client, self._exchanges.request(self._exchange, client)) for client in clients]
+        exchanges, exchange = self._exchanges, self._exchange
+        size = exchanges.vector_bytes(exchange)
+        return [Request(client, exchanges.request(exchange, client), size) for client in clients]
 
     def _drop(self, client: str, outcome: ParticipationOutcome, reason: str, now: float) -> list[Request]:
         self._pending.discard(client)

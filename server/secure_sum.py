@@ -14,6 +14,7 @@ from tacit.models.noise import NoisePlan
 from tacit.privacy.errors import PrivacyError, RemoteProtocolError
 from tacit.privacy.secagg.aggregate import Aggregate
 from tacit.privacy.secagg.elided import ElidedRound
+from tacit.privacy.secagg.encoding import packed_bytes
 from tacit.privacy.secagg.layout import Layout
 from tacit.privacy.secagg.offer import ELIDED, Offer
 from tacit.privacy.secagg.progress import Phase
@@ -58,6 +59,10 @@ class SecureSum(Protocol):
 
     def request(self, exchange: int, client: str) -> Instruction:
         """Return what to send."""
+        ...
+
+    def vector_bytes(self, exchange: int) -> int:
+        """Return how many bytes the vectors of an answer have at most."""
         ...
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
@@ -164,6 +169,11 @@ class MaskedSum:
             receipt=self._masking.receipt_for(client) if first else b"",
         )
 
+    def vector_bytes(self, exchange: int) -> int:
+        """Return the size of the packed masked vector, for the exchange that carries it."""
+        offer = self._server.offer
+        return packed_bytes(offer.dimension, offer.bits) if exchange == MASK_EXCHANGE else 0
+
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Hand an answer to the machine; what it refuses drops the client."""
         if exchange == 0:
@@ -209,6 +219,7 @@ class ElidedSum:
         self._arrays = arrays
         self._message = offer.encode()
         self._round = ElidedRound(offer)
+        self._dimension = offer.dimension
         self._clients = frozenset(clients)
         self._contributed: set[str] = set()
         self.offer_digest = offer.digest
@@ -233,6 +244,10 @@ class ElidedSum:
         return Instruction(
             self.names[0], at.run, at.round, at.attempt, at.plan, arrays=self._arrays, message=self._message
         )
+
+    def vector_bytes(self, exchange: int) -> int:
+        """Return the size of the integers, of 32 bits each."""
+        return 4 * self._dimension
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Add one client's integers."""

@@ -33,10 +33,15 @@ class Spool:
 
     Args:
         directory: where the file lies; None for the system's place for temporary files.
+
+    Attributes:
+        room: bytes that the answer may have, also if its arrays name one chunk again and again.
+        discarded: whether it was given up.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
         """Make no file yet."""
+        self.room = LARGEST
         self.discarded = False
         self._directory = directory
         self._file: Any = None
@@ -99,7 +104,7 @@ class Spool:
         puts a view of the file in its place. Of any other array the chunks are returned.
 
         Raises:
-            ValueError: arrays name chunks again and again, and would be larger than any answer.
+            ValueError: arrays name chunks again and again, and would be larger than the answer may be.
         """
         found: dict[str, InflatableObject] = {name: ArrayChunk(self._view(*span)) for name, span in self._spans.items()}
         size = 0
@@ -110,7 +115,7 @@ class Spool:
             described = json.loads(content.partition(HEAD_BODY_DIVIDER)[2])
             named = [chunks[place] for place in described["arraychunk_ids"]]
             size += sum(self._length(chunk, contents) for chunk in named)
-            if size > LARGEST:
+            if size > self.room:
                 raise ValueError("the arrays of an answer are too large")
             span = self._in_a_row(named)
             if span is not None:

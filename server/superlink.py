@@ -209,6 +209,7 @@ class SuperLink:
             names=self._names,
             pause=pause or grid.wait,
             forget=grid.discard,
+            expect=grid.expect,
             by_name=True,
             share_memory=True,  # the grid copies what it takes
         )

@@ -31,6 +31,9 @@ class Script:
     def request(self, exchange: int, client: str) -> Instruction:
         return Instruction(self.names[exchange], "run", 1, 0, b"plan", {"to": client})
 
+    def vector_bytes(self, exchange: int) -> int:
+        return 100 * exchange
+
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         if not reply.body.get("fine"):
             raise ValueError("the vector is missing")

@@ -21,6 +21,7 @@ from tacit.client.fleet import received, sent
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import PUSH, Part, framed, framed_size, sealed_headers
+from tacit.server.fleet_grid import BESIDE_VECTORS
 from tacit.server.rounds import Request
 from tacit.server.spool import Spool
 
@@ -40,10 +41,10 @@ def pushing(fleet, length: int) -> socket.socket:
     return line
 
 
-def asked(fleet, connection) -> list[bytes]:
+def asked(fleet, connection, vector_bytes: int | None = None) -> list[bytes]:
     connection.alive()
     fleet.wait_for("a")
-    fleet.transport.send([Request("a", Instruction("train", "run", 1, 0, b"plan"))])
+    fleet.transport.send([Request("a", Instruction("train", "run", 1, 0, b"plan"), vector_bytes)])
     return connection.pull(0)
 
 
@@ -83,6 +84,30 @@ def test_where_there_is_no_room_the_answer_is_brought_again_later(
         assert fleet.collect(1, seconds=0.1) == {}
         connection.push(answer)
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+def test_an_answer_of_as_many_bytes_as_the_round_expects_is_taken(fleet) -> None:
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        connection.push(answer_to(asked(fleet, connection, VECTOR.nbytes), vector=VECTOR))
+        np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+@pytest.mark.parametrize("arrays", [{"vector": VECTOR}, {}], ids=["a vector", "the protocol's own bytes"])
+def test_an_answer_that_is_larger_than_the_round_expects_is_cut_off(
+    fleet, monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray]
+) -> None:
+    written: list[int] = []
+    write = Spool.write
+    monkeypatch.setattr(Spool, "write", lambda spool, part: [written.append(len(part.content)), write(spool, part)][1])
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        reply = Reply(arrays=arrays, message=b"" if arrays else bytes(BESIDE_VECTORS))
+        answer = sent(Message(reply_records(reply), reply_to=received(asked(fleet, connection, vector_bytes=0))))
+        with pytest.raises(TurnedAway, match="the answer is too large") as refused:
+            connection.push(answer)
+        assert refused.value.status == 413
+        assert sum(written) <= BESIDE_VECTORS and fleet.collect(1, seconds=0.1) == {}
 
 
 def test_an_answer_that_was_taken_is_not_written_when_it_comes_once_more(fleet, monkeypatch) -> None:
