@@ -41,9 +41,13 @@ class BadLine:
         while True:
             try:
                 inner, _ = self._listening.accept()
-                outer = socket.create_connection(("127.0.0.1", self._to))
             except OSError:
                 return
+            try:
+                outer = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                reset(inner)
+                continue
             self._open += [inner, outer]
             budgets = [self._drawn.randrange(1, self._longest), 1 << 40]
             self._drawn.shuffle(budgets)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+PATIENCE_SECONDS = 180.0  # to start, and for whatever it is asked: it hangs if it takes longer
 CHROMIUM = shutil.which("chromium")
 _AT_THREE_AND_FOUR = """
 import fcntl, os, sys
@@ -86,7 +87,7 @@ class Chromium:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20.0) -> None:
+    def until(self, script: str, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until a script returns something true."""
         deadline = time.monotonic() + seconds
         while not self._is_true(script):
@@ -147,7 +148,7 @@ class Chromium:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._from], [], [], 30.0)
+            ready, _, _ = select.select([self._from], [], [], PATIENCE_SECONDS)
             assert ready, "the browser does not answer"
             piece = os.read(self._from, 1 << 20)
             assert piece, "the browser has ended"

@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+if __package__:
+    from .free_port import free_port  # noqa: TID252 - tests are no package that could be named
+else:  # a script, or imported by one
+    from free_port import free_port
+
 URL = "TACIT_TEST_POSTGRES_URL"
-START_SECONDS = 60.0
+START_SECONDS = 300.0
 FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/bin")
 
 
@@ -49,9 +53,7 @@ class PrivatePostgresql:
             user = _somebody()
             os.chown(self._home, user.pw_uid, user.pw_gid)
             self._as |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         password = secrets.token_hex(16)
         self.url = f"postgresql+psycopg://tacit:{password}@127.0.0.1:{self.port}/postgres"
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,7 +100,10 @@ class PrivatePostgresql:
 
     def kill(self) -> None:
         """Kill it with all its processes, as a power failure does: one that is left might still answer."""
-        served = [] if self._process is None else _children(self._process.pid)
+        served = []
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)  # so that none is added meanwhile
+            served = _children(self._process.pid)
         self._end(signal.SIGKILL)
         for process in served:
             with suppress(ProcessLookupError):

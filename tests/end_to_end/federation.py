@@ -17,6 +17,7 @@ import numpy as np
 from tacit.client.directory import AgentDirectory, init
 from tacit.client.register import new_data_set
 
+PATIENCE_SECONDS = 600.0  # what takes longer hangs: machines may be slow, and a process may take a minute to start
 NAMES = [f"clinic-{at}" for at in range(5)]
 POLICY = """
 [approved]
@@ -43,7 +44,7 @@ clients = 5
 [training]
 rounds = 3
 learning_rate = 0.1
-deadline_seconds = 60
+deadline_seconds = 300
 [evaluation]
 validation = 0.3
 [privacy]
@@ -84,17 +85,22 @@ def commands(tmp_path: Path) -> Iterator[Command]:
     for process in running:
         process.send_signal(signal.SIGTERM)
     for process in running:
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=PATIENCE_SECONDS / 2)
+        finally:
+            process.kill()
         if process.stdin is not None:
             process.stdin.close()
 
 
 def finished(process: subprocess.Popen[str], words: str = "") -> None:
-    process.communicate(words, timeout=120)
+    process.communicate(words, timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
 
 
-def until(happened: Callable[[], bool], seconds: float = 120.0, *, what: str = "it", poll: float = 0.2) -> None:
+def until(
+    happened: Callable[[], bool], seconds: float = PATIENCE_SECONDS, *, what: str = "it", poll: float = 0.2
+) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"{what} did not happen in time"

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 PAUSE_SECONDS = 0.5  # between the end of a process and the next start
 LOOK_SECONDS = 0.05
-STOP_SECONDS = 40.0
+STOP_SECONDS = 150.0
 
 
 class Supervisor:
@@ -69,7 +69,7 @@ class Supervisor:
     def keep_up(self, name: str, *words: str) -> None:
         """Start a command of Tacit's, and start it again whenever it ends."""
         self._say(do="keep", name=name, words=words, folder=str(self._folder))
-        self._wait(lambda: self.starts[name] > 0, 120.0)
+        self._wait(lambda: self.starts[name] > 0, 300.0)
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to a process, if it runs now."""

@@ -288,5 +288,5 @@ def test_a_run_that_diverges_fails_with_one_line_and_is_marked_so(tacit: Tacit, 
 
 def test_the_console_script_says_the_same(home: Path) -> None:
     command = [sys.executable, "-m", "tacit", "simulate", "tiny.toml", "--set", "training.learning_rate=0"]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=300)
     refused(Outcome(done.returncode, done.stdout, done.stderr), "training.learning_rate", "greater than 0")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from .federation import PATIENCE_SECONDS  # noqa: TID252 - tests are no package that could be named
+
 ROOT = Path(__file__).parents[2]
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 WATCH = """
@@ -68,7 +70,7 @@ def test_no_process_looks_for_anything_outside_the_loopback(tmp_path: Path) -> N
     tracing = traced(told)
     done = subprocess.run(
         [*alone(), *tracing, sys.executable, "-m", "tests.end_to_end.egress_federation", str(place)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in watched.read_text().splitlines()]
@@ -99,6 +101,6 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as some:
             pass
 """
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", tries], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", tries], env=environment, check=True, timeout=PATIENCE_SECONDS)
     hosts = {line.split()[-1] for line in watched.read_text().splitlines()}
     assert hosts == {"telemetry.invalid", "home.invalid", "192.0.2.1", "192.0.2.2"}

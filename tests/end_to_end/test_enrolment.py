@@ -33,6 +33,8 @@ from tacit.server.store import Store, open_store
 from tacit.server.superlink import SuperLink, TlsFiles
 from tacit.server.tls_rotation import announce, switch
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+
 DAY = 86_400
 
 
@@ -97,7 +99,7 @@ class Hub:
 
     def ask(self, method: str, path: str, content: bytes | None = None) -> tuple[int, bytes]:
         tls = pinned(ssl.DER_cert_to_PEM_cert(self.directory.ca_der))
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=tls)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=tls)
         connection.request(method, path, content)
         response = connection.getresponse()
         answer = response.status, response.read()
@@ -264,7 +266,7 @@ def test_nobody_there_is_told_in_one_line(hub: Hub) -> None:
         with pytest.raises(Unreachable, match=f"127.0.0.1:{port}"):
             enrol(replace(hub.invite(), url=f"https://127.0.0.1:{port}"), identity(), seconds=0.3)
     with pytest.raises(Unreachable, match="refused"):
-        enrol(replace(hub.invite(), url=f"https://127.0.0.1:{port}"), identity())
+        enrol(replace(hub.invite(), url=f"https://127.0.0.1:{free_port()}"), identity())
 
 
 def test_a_member_renews_before_the_end_and_not_after_it_was_revoked(hub: Hub) -> None:

@@ -14,7 +14,18 @@ from tacit.server.population_ledger import read_ledger
 from tacit.server.store import open_store
 
 from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
-from .federation import NAMES, POLICY, RECIPE, Command, agent_directory, enrolled, finished, until, write_rows
+from .federation import (
+    NAMES,
+    PATIENCE_SECONDS,
+    POLICY,
+    RECIPE,
+    Command,
+    agent_directory,
+    enrolled,
+    finished,
+    until,
+    write_rows,
+)
 
 
 @pytest.mark.slow
@@ -50,7 +61,7 @@ def test_five_owners_and_a_coordinator_train_over_a_network_and_everybody_has_wr
     assert set(reasons) == {NAMES[4]} and reasons[NAMES[4]].startswith("noise-floor")
     privacy = json.loads(next(hub.glob("runs/*/privacy.json")).read_text())
     assert privacy["unit"] == "client" and not privacy["simulated"] and 0 < privacy["epsilon"] < 50
-    until(lambda: owners[NAMES[0]].ledger("patients", "client").unanchored <= 1, 30.0)
+    until(lambda: owners[NAMES[0]].ledger("patients", "client").unanchored <= 1)
     for name in NAMES[:4]:
         spent = owners[name].ledger("patients", "client").ledger
         assert spent.epsilon_committed("promised") > 0 == spent.epsilon_committed("assured")
@@ -72,5 +83,5 @@ def asked(url: str, body: object = None) -> Any:
     """Ask a service, and return what it says."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return json.load(answer)

@@ -39,6 +39,8 @@ from tacit.server.transport import Transport
 from tacit.simulations.engine import FIRST_NODE, run_in_process
 
 from ..bad_line import BadLine  # noqa: TID252 - tests are no package that could be named
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+from .federation import PATIENCE_SECONDS
 from .fleet_agents import agent_of
 from .masked import RECIPE, SCHEMA, Memory, some_rows
 
@@ -94,7 +96,7 @@ class Place:
         for process in self.started:
             process.terminate()
         for process in self.started:
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE_SECONDS)
         self.started.clear()
 
 
@@ -173,7 +175,7 @@ def admit(link: SuperLink, members: dict[str, Identity], names: Sequence[str] = 
 
 
 def wait_for(transport: Transport, names: Sequence[str]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_SECONDS
     while set(transport.clients()) != set(names):
         assert time.monotonic() < until, transport.clients()
         time.sleep(0.05)
@@ -264,8 +266,8 @@ def test_a_coordinator_that_starts_again_goes_on_with_the_same_agents(place: Pla
         if report.number == 1:
             raise Stopped
 
-    with SuperLink(tls=place.tls) as link, link.grid() as grid:
-        port = link.address[1]
+    port = free_port()
+    with SuperLink(port=port, tls=place.tls) as link, link.grid() as grid:
         admit(link, dict(place.parties.members))
         processes = place.start(port, *NAMES)
         wait_for(link.transport(grid), NAMES)

@@ -22,7 +22,7 @@ from .conftest import Tacit, statuses
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 60
+SECONDS = 300
 ROUNDS = 60
 # Enough rounds to be interrupted in; cohorts are drawn from the secret seed, moments live from round to round.
 SETTINGS = (f"training.rounds={ROUNDS}", "training.cohort=2", "strategy.name=fedadam")
@@ -35,7 +35,22 @@ PROMISE = (
     "privacy.unit=client",
     "privacy.epsilon=50",
 )
-START = [sys.executable, "-m", "tacit", "simulate"]
+# The command, which rests after a round until it is stopped: however late a signal comes, the run is not over.
+RESTING = """
+import sys, time
+from tacit.__main__ import main
+from tacit.simulations.cli.progress import Progress
+
+last, shown = int(sys.argv.pop(1)), Progress.round
+
+def round(self, report):
+    shown(self, report)
+    if report.number == last:
+        time.sleep(3600)
+
+Progress.round = round
+main()
+"""
 
 
 def committed(db: Path) -> int:
@@ -48,10 +63,10 @@ def committed(db: Path) -> int:
         return 0
 
 
-def begin(out: str, settings: Sequence[str] = SETTINGS) -> subprocess.Popen[str]:
-    """Start a run in a process of its own."""
+def begin(out: str, settings: Sequence[str] = SETTINGS, last: int = ROUNDS - 2) -> subprocess.Popen[str]:
+    """Start a run in a process of its own, which rests after a round: with two to come unless told otherwise."""
     settings = [word for setting in settings for word in ("--set", setting)]
-    command = [*START, "tiny.toml", "--out", out, *settings]
+    command = [sys.executable, "-c", RESTING, str(last), "simulate", "tiny.toml", "--out", out, *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
@@ -157,7 +172,7 @@ def test_a_killed_run_with_a_promise_masks_and_noises_on_as_if_nothing_had_happe
 
 
 def test_ctrl_c_before_the_first_round_leaves_a_run_that_can_go_on(tacit: Tacit, home: Path) -> None:
-    process = begin("runs/early")
+    process = begin("runs/early", last=0)
     deadline = time.monotonic() + SECONDS
     while not (home / "runs/early/.run-seed").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)

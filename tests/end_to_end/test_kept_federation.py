@@ -59,7 +59,7 @@ def test_after_a_disaster_the_same_members_train_with_a_coordinator_that_knows_w
     finished(command("coordinator", "start", "ward.toml", "--dir", "again"))
     finished(command("coordinator", "start", "later.toml", "--dir", "again"))
     # The recipe that names the closed ledger is put aside; the one that names a new one is trained by the same members.
-    until(lambda: "model       ward version 1" in second.read_text(), 200.0)
+    until(lambda: "model       ward version 1" in second.read_text())
     assert "is closed: restored from a backup" in second.read_text()
     assert [path.suffix for path in (again / "queue").iterdir() if path.suffix == ".toml"] == []
     with open_store(directory.db) as store:

@@ -56,7 +56,8 @@ def test_a_coordinator_killed_in_every_phase_completes_each_round_at_the_same_at
             wards.join()
             wards.begin()
             for kills in range(1, ROUNDS + 1):
-                until(lambda kills=kills: len(killed) == kills, 60.0, why=lambda: wards.log)
+                until(lambda kills=kills: len(killed) == kills, why=lambda: wards.log)
+                until(lambda: not coordinator[-1].alive)  # and with it its lock and its port
                 coordinator.append(wards.up())
             run = wards.finish()
         finally:

@@ -11,7 +11,7 @@ from tacit.server.coordinator_lock import holder
 
 from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from ..private_postgresql import PrivatePostgresql  # noqa: TID252 - tests are no package
-from .federation import Command, finished, until
+from .federation import PATIENCE_SECONDS, Command, finished, until
 
 
 def test_a_coordinator_that_waits_for_its_database_can_be_stopped(tmp_path: Path, command: Command) -> None:
@@ -24,7 +24,7 @@ def test_a_coordinator_that_waits_for_its_database_can_be_stopped(tmp_path: Path
     # It is the directory's coordinator already: another one is refused, and `stop` finds it.
     assert holder(tmp_path / "hub") is not None
     finished(command("coordinator", "stop", "--dir", "hub"))
-    assert up.wait(timeout=60) == 0
+    assert up.wait(timeout=PATIENCE_SECONDS) == 0
     assert log.read_text().count("\n") == 1 and "hunter2" not in log.read_text()
 
 
@@ -42,4 +42,4 @@ def test_a_coordinator_that_is_started_before_postgresql_opens_its_port_when_tha
     said = log.read_text()
     assert said.count("waiting for it") == said.count("the database is there") == 1
     up.send_signal(signal.SIGTERM)
-    assert up.wait(timeout=60) == 0
+    assert up.wait(timeout=PATIENCE_SECONDS) == 0

@@ -144,7 +144,7 @@ def test_a_second_answer_and_a_second_request_that_differ_are_refused_and_writte
 
 def wards_ask(wards: Wards, request: bytes, body: bytes) -> int:
     """Send another body under an agent's own headers, as only the agent and whoever ends its TLS can."""
-    connection = http.client.HTTPSConnection("127.0.0.1", wards.port, timeout=10, context=wards.ends.client())
+    connection = http.client.HTTPSConnection("127.0.0.1", wards.port, timeout=60, context=wards.ends.client())
     try:
         own = {name: value for name, value in headers(request).items() if name.startswith("tacit-")}
         connection.request("POST", PUSH, body, own)

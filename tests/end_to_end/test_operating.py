@@ -18,7 +18,7 @@ from tacit.server.cli.status import status
 from tacit.server.up_file import UP_FILE
 
 from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
-from .federation import NAMES, POLICY, RECIPE, agent_directory, until, write_rows
+from .federation import NAMES, PATIENCE_SECONDS, POLICY, RECIPE, agent_directory, until, write_rows
 
 
 class Hub:
@@ -33,7 +33,9 @@ class Hub:
         self.running: list[subprocess.Popen[str]] = []
 
     def run(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(self._command(*words), cwd=self.path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            self._command(*words), cwd=self.path, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         assert done.returncode == code, done
         return done.stdout + done.stderr
 
@@ -50,7 +52,7 @@ class Hub:
         return json.loads(CliRunner().invoke(status, ["--dir", str(self.path / "hub"), "--format", "json"]).output)
 
     def figures(self) -> str:
-        with urllib.request.urlopen(self.status()["up"]["metrics"], timeout=30) as answer:
+        with urllib.request.urlopen(self.status()["up"]["metrics"], timeout=PATIENCE_SECONDS) as answer:
             text: str = answer.read().decode()
         return text
 
@@ -61,7 +63,7 @@ class Hub:
 
     def agent(self, *words: str, name: str = "north", code: int = 0) -> str:
         command = [sys.executable, "-m", "tacit", "agent", *words, "--dir", name]
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert done.returncode == code, done
         return done.stdout + done.stderr
 
@@ -80,7 +82,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     for process in made.running:
         if process.poll() is None:
             process.kill()
-            process.wait(timeout=30)
+            process.wait(timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.slow
@@ -95,14 +97,14 @@ def test_a_coordinator_is_started_watched_killed_started_again_and_stopped(hub: 
     assert "tacit_clients_enrolled 0.0\n" in figures and 'tacit_runs{status="finished"} 0.0\n' in figures
 
     first.kill()
-    first.wait(timeout=30)
+    first.wait(timeout=PATIENCE_SECONDS)
     assert (hub.path / "hub" / UP_FILE).exists()
     assert hub.status()["up"] is None and "not up" in hub.run("status", "--dir", "hub")
 
     second = hub.up("--dir", "hub")
     assert hub.status()["up"]["pid"] == second.pid != first.pid
     assert hub.run("stop", "--dir", "hub") == f"the coordinator (pid {second.pid}) has ended\n"
-    assert second.wait(timeout=30) == 0
+    assert second.wait(timeout=PATIENCE_SECONDS) == 0
     assert hub.status()["up"] is None and not (hub.path / "hub" / UP_FILE).exists()
     assert hub.run("stop", "--dir", "hub") == "no coordinator is up\n"
 
@@ -128,7 +130,7 @@ def test_a_run_is_watched_and_ended_by_hand_and_one_that_waits_never_begins(hub:
         agent_directory(hub.path / name, POLICY)
     write_rows(hub.path / "public.csv", 60, seed=99)
     recipe = RECIPE.format(public=hub.path / "public.csv")
-    for setting, longer in (("rounds = 3", "rounds = 500"), ("seconds = 60", "seconds = 300"), ("= 1.5", "= 60.0")):
+    for setting, longer in (("rounds = 3", "rounds = 500"), ("= 1.5", "= 60.0")):
         recipe = recipe.replace(setting, longer)
     (hub.path / "ward.toml").write_text(recipe)
     hub.up("hub")
@@ -143,7 +145,7 @@ def test_a_run_is_watched_and_ended_by_hand_and_one_that_waits_never_begins(hub:
         token = hub.run("invite", "--name", name, "--dir", "hub").splitlines()[0]
         hub.agent("enrol", "--token", token, name=name)
         hub.start_agent(name)
-    until(lambda: (run := hub.status()["run"]) is not None and run["rounds_committed"] >= 2, 300.0)
+    until(lambda: (run := hub.status()["run"]) is not None and run["rounds_committed"] >= 2)
     found = hub.status()
     run = found["run"]
     assert run["run"] == second and run["rounds"] == 500 and "validation_accuracy" in run["metrics"]
@@ -177,5 +179,5 @@ def test_watching_shows_it_again_and_again_until_it_is_interrupted(hub: Hub) -> 
     while seen.count(b"not up") < 2:
         seen += os.read(master, 1 << 16)
     watching.send_signal(signal.SIGINT)
-    assert watching.wait(timeout=30) == 0
+    assert watching.wait(timeout=PATIENCE_SECONDS) == 0
     os.close(master)

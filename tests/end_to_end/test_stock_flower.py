@@ -22,6 +22,8 @@ from tacit.models.data import open_source
 from tacit.server.registry import Registry
 from tacit.server.store import open_store
 
+from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
 pytestmark = pytest.mark.slow
@@ -151,14 +153,6 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
         started.end()
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [bound.getsockname()[1] for bound in sockets]
-    for bound in sockets:
-        bound.close()
-    return ports
-
-
 def write_rows(path: Path, rows: Sequence[int]) -> NDArray[np.int64]:
     """Write rows of the wine data set to a CSV file and return their classes."""
     data = sklearn_datasets.load_wine()
@@ -201,7 +195,7 @@ def test_the_two_apps_train_a_model_under_stock_flower(processes: Processes, tmp
     (tmp_path / "app").mkdir()
     for part in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / part, tmp_path / "app")
-    link, *nodes = free_ports(3)
+    link, *nodes = (free_port() for _ in range(3))
     (tmp_path / "flower").mkdir()
     (tmp_path / "flower" / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'

@@ -66,7 +66,7 @@ def over_the_wire(agents: Sequence[InTurn], names: Sequence[str]) -> Iterator[tu
         try:
             for thread in threads:
                 thread.start()
-            transport, until = link.transport(grid), time.monotonic() + 20
+            transport, until = link.transport(grid), time.monotonic() + 120
             while len(transport.clients()) < len(names):
                 assert time.monotonic() < until
                 time.sleep(0.01)
@@ -75,7 +75,7 @@ def over_the_wire(agents: Sequence[InTurn], names: Sequence[str]) -> Iterator[tu
             for resident in residents:
                 resident.stop()
             for thread in threads:
-                thread.join(10)
+                thread.join(60)
 
 
 def traffic_of_rounds(*overrides: str) -> tuple[list[tuple[int, int]], Offer, int]:

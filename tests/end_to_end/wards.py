@@ -24,11 +24,12 @@ from tacit.server.coordinator_directory import DEFAULT_METRICS, CoordinatorDirec
 from tacit.server.federation import enqueue
 from tacit.server.membership import invite
 from tacit.server.store import open_store
+from tacit.server.up_file import read_up
 from tacit.simulations.simulation import Simulation, simulate
 
 from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
+from .federation import PATIENCE_SECONDS, write_rows  # noqa: TID252 - tests are no package that could be named
 from .federation import POLICY as FEDERATION_POLICY  # noqa: TID252 - tests are no package that could be named
-from .federation import write_rows  # noqa: TID252 - tests are no package that could be named
 from .wire_proxy import Ends  # noqa: TID252 - tests are no package that could be named
 
 NAMES = tuple(f"ward-{at}.csv" for at in range(5))  # as a simulation names clients by their files
@@ -49,7 +50,7 @@ partition = "by-file"
 [training]
 rounds = {rounds}
 learning_rate = 0.1
-deadline_seconds = 60
+deadline_seconds = 300
 device = "cpu"
 engine = "plain"
 [evaluation]
@@ -64,7 +65,7 @@ colluding = 0.0
 """
 
 
-def until(what: Callable[[], bool], seconds: float = 60.0, why: Callable[[], str] = str) -> None:
+def until(what: Callable[[], bool], seconds: float = PATIENCE_SECONDS, why: Callable[[], str] = str) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, f"it did not happen in time {why()}"
@@ -109,7 +110,7 @@ class Commands:
         return Running(int(self._process.stdout.readline()))
 
     def close(self) -> None:
-        self._process.communicate(timeout=60)
+        self._process.communicate(timeout=PATIENCE_SECONDS / 2)
 
 
 @dataclass
@@ -189,7 +190,7 @@ class Wards:
         """Start the coordinator and return when it listens."""
         before = self.log.count("listening on")
         process = self._start(self.path / "coordinator.log", "coordinator", "up", "--dir", str(self.hub.path))
-        until(lambda: self.log.count("listening on") > before or not process.alive, 60.0, lambda: self.log)
+        until(lambda: self.log.count("listening on") > before or not process.alive, why=lambda: self.log)
         assert process.alive, self.log
         return process
 
@@ -213,11 +214,9 @@ class Wards:
         """Let the recipe wait for its turn."""
         enqueue(self.hub.path, load_recipe(self.recipe, self.overrides), datetime.now(UTC))
 
-    def finish(self, seconds: float = 80.0) -> str:
+    def finish(self) -> str:
         """Wait for the run's end and return its name."""
-        until(
-            lambda: "model       ward version 1" in self.log or "was not trained" in self.log, seconds, lambda: self.log
-        )
+        until(lambda: "model       ward version 1" in self.log or "was not trained" in self.log, why=lambda: self.log)
         assert "was not trained" not in self.log, self.log
         (record,) = self.runs()
         assert record.status == "finished"
@@ -226,6 +225,11 @@ class Wards:
     def runs(self) -> Any:
         with open_store(self.hub.db, create=False) as store:
             return store.list_runs(None)
+
+    def online(self) -> set[str]:
+        """Return who is there, as the coordinator that is up has said last."""
+        up = read_up(self.hub.path)
+        return {name for name, one in up.clients.items() if one.online} if up is not None else set()
 
     def members(self) -> Any:
         with open_store(self.hub.db, create=False) as store:
@@ -256,7 +260,7 @@ class Wards:
             process.kill(signal.SIGTERM)
         for process in self.running:
             try:
-                until(lambda process=process: not process.alive, 30.0)
+                until(lambda process=process: not process.alive, PATIENCE_SECONDS / 2)
             finally:
                 process.kill()
 

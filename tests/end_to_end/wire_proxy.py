@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Self
 
 PIECE = 1 << 16
+PATIENCE_SECONDS = 120.0  # for the thread, which hangs if it takes longer
 HOST = "127.0.0.1"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -121,15 +122,15 @@ class Wire:
 
     def cut(self) -> int:
         """Break every connection without a farewell, and return how many there were."""
-        return asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(PATIENCE_SECONDS)
 
     def close(self) -> None:
         """Break every connection and stop listening."""
         if not self._loop.is_closed():
             self.open = False
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
+            self._thread.join(PATIENCE_SECONDS)
             self._loop.close()
 
     def __enter__(self) -> Self:
