@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Literal, Protocol
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tacit.models.data.rows import Schema
 from tacit.models.errors import InputError
 from tacit.models.spelling import unknown
+
+# Imported where something is computed: a recipe that names a task is read and checked without torch.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,14 @@ class Classification:
 
     kind: str
     takes_images: bool
-    target_dtype: torch.dtype = torch.int64
     selection_metric: tuple[str, Literal["max", "min"]] = ("accuracy", "max")
+
+    @property
+    def target_dtype(self) -> torch.dtype:
+        """Return the type of class numbers."""
+        import torch
+
+        return torch.int64
 
     def check(self, schema: Schema) -> None:
         """Refuse fewer than two classes, a class named twice, and columns of the wrong kind."""
@@ -120,6 +127,8 @@ class Classification:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy."""
+        from torch.nn import functional as F
+
         return F.cross_entropy(outputs, targets)
 
     def metrics(self, schema: Schema) -> Metrics:
@@ -131,6 +140,8 @@ class Classification:
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Return the probability of each class, float32, `(batch, classes)`."""
+        import torch
+
         return torch.softmax(outputs.detach().float(), dim=-1).cpu()
 
     def describe(self, outputs: Tensor, schema: Schema) -> list[Prediction]:
@@ -160,8 +171,14 @@ class TabularRegression:
     kind: str = "tabular-regression"
     target_mean: float = 0.0
     target_scale: float = 1.0
-    target_dtype: torch.dtype = torch.float32
     selection_metric: tuple[str, Literal["max", "min"]] = ("rmse", "min")
+
+    @property
+    def target_dtype(self) -> torch.dtype:
+        """Return the type of single numbers."""
+        import torch
+
+        return torch.float32
 
     def check(self, schema: Schema) -> None:
         """Refuse labels that are classes, and columns that are images."""
@@ -177,6 +194,8 @@ class TabularRegression:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared error in units of the targets' scale."""
+        from torch.nn import functional as F
+
         return F.mse_loss(outputs.squeeze(-1), (targets - self.target_mean) / self.target_scale)
 
     def metrics(self, schema: Schema) -> Metrics:

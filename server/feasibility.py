@@ -1,4 +1,4 @@
-"""What can be known before anything of a run is written: that names exist, networks fit, thresholds can be met."""
+"""What can be known before anything of a run is written: that networks fit, thresholds can be met, promises kept."""
 
 from __future__ import annotations
 
@@ -9,30 +9,12 @@ from tacit.models.plan import Plan
 from tacit.models.recipe import Recipe
 from tacit.models.spending import check_grant, granted_budget, run_budget
 from tacit.models.tasks import task_named
-from tacit.models.vector import layout_of
 from tacit.models.zoo.architecture import Architecture
-from tacit.models.zoo.catalogue import check_options
-from tacit.models.zoo.factory import find_factory
 from tacit.privacy.calibration import with_spare
 from tacit.privacy.errors import PrivacyError
 from tacit.privacy.secagg.layout import Infeasible
 from tacit.server.exchanges import Occasion
 from tacit.server.masking import Masking
-from tacit.server.strategies import strategy_named
-
-
-def check_names(recipe: Recipe) -> None:
-    """Refuse what a recipe names and nothing here answers to: needs no data, so it can come before everything else.
-
-    Raises:
-        InputError: names the nearest task, strategy, model or option, or the factory that cannot be imported.
-    """
-    task_named(recipe.task.kind)
-    strategy_named(recipe.strategy.name, recipe.strategy.options)
-    if recipe.model.factory:
-        find_factory(recipe.model.factory)
-    else:
-        check_options(recipe.model.name, recipe.model.options)
 
 
 def check_network(plan: Plan) -> int:
@@ -44,6 +26,8 @@ def check_network(plan: Plan) -> int:
     Raises:
         InputError: the task does not fit the data, or the network does not fit the task.
     """
+    from tacit.models.vector import layout_of  # brings torch: what else is looked at here takes numbers alone
+
     recipe, columns = plan.recipe, plan.schema.columns
     task = task_named(recipe.task.kind)
     task.check(plan.schema)

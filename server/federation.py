@@ -9,14 +9,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tacit.models.durable import write_file
 from tacit.models.errors import InputError, Unwritable
 from tacit.models.recipe import Recipe, load_recipe
 from tacit.models.training import resolve_device
@@ -28,24 +26,26 @@ from tacit.server.attendance import Attendance
 from tacit.server.budget import open_budget
 from tacit.server.coordinator_directory import CoordinatorDirectory
 from tacit.server.environment import environment
-from tacit.server.feasibility import (
-    check_budget,
-    check_cohorts,
-    check_names,
-    check_network,
-    check_promise,
-    fewest_clients,
-)
+from tacit.server.feasibility import check_cohorts, check_network, check_promise, fewest_clients
 from tacit.server.fleet_grid import FleetGrid
 from tacit.server.flower import GridTransport
 from tacit.server.kept_run import KeptRun, Stopped
 from tacit.server.masking import Masking
 from tacit.server.membership import Membership
+from tacit.server.names import check_names
 from tacit.server.purpose import purpose_of
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
 from tacit.server.run_directory import RunDirectory
-from tacit.server.run_queue import QUEUE, WAITS, forget_idle_stops, forget_stop, is_to_stop, put_aside
+from tacit.server.run_queue import (
+    QUEUE,
+    WAITS,
+    forget_idle_stops,
+    forget_stop,
+    is_to_stop,
+    put_aside,
+    refuse_simulations,
+)
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import Store
 from tacit.server.store.errors import StoreUnavailable
@@ -53,47 +53,8 @@ from tacit.server.superlink import SuperLink
 
 _LOG = logging.getLogger(__name__)
 RUNS = "runs"
-LONGEST_NAME = 64  # characters
 RETRY_SECONDS = 5.0  # after the disk was full or the database away
 TRIES = 3  # of a run that ends for a reason that nobody foresaw
-
-
-def enqueue(directory: Path, recipe: Recipe, now: datetime) -> Path:
-    """Let a recipe wait in a coordinator's directory, and return its file; the oldest is trained first.
-
-    The file's name without its ending is the name of the run.
-
-    Raises:
-        InputError: the recipe is for a simulation, its population's budget is senseless, or the file cannot be written.
-    """
-    refuse_simulations(recipe)
-    check_names(recipe)
-    check_budget(recipe)
-    # The run's name as well, which every message carries and so has a bounded length.
-    name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{recipe.name}"[:LONGEST_NAME]
-    path = directory / QUEUE / f"{name}{WAITS}"
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_file(path, recipe.to_toml().encode())
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
-    return path
-
-
-def refuse_simulations(recipe: Recipe) -> None:
-    """Refuse what only a simulation may do.
-
-    Raises:
-        InputError: the recipe leaves the masks out, or asks for noise as if the cohort were larger.
-    """
-    if not recipe.secure_aggregation.enabled or recipe.secure_aggregation.mode != "real":
-        raise InputError(
-            "a federation's members answer masked rounds alone",
-            where="secure_aggregation",
-            right='enabled = true and mode = "real"',
-        )
-    if recipe.privacy.noise_cohort:
-        raise InputError("is for simulations", where="privacy.noise_cohort", right="leave it out")
 
 
 @dataclass

@@ -33,7 +33,7 @@ from tacit.server.attempts import (
 from tacit.server.budget import Budget
 from tacit.server.checkpoints import RunState
 from tacit.server.exchanges import Occasion, Preparation, ProtectedTraining, Training
-from tacit.server.feasibility import check_cohorts, check_names, check_network
+from tacit.server.feasibility import check_cohorts, check_network
 from tacit.server.learning import Evaluate, Learning
 from tacit.server.masked import (
     MaskedPreparation,
@@ -42,6 +42,7 @@ from tacit.server.masked import (
     inputs_left,
 )
 from tacit.server.masking import Masking
+from tacit.server.names import check_names
 from tacit.server.phases import Phases
 from tacit.server.reports import Recorder, RoundReport
 from tacit.server.rounds import Exchanges

@@ -18,11 +18,13 @@ from typing import Any
 from tacit.models.durable import flush_directory, write_file
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe, recipe_from_dict
+from tacit.server.names import check_names
 
 QUEUE = "queue"
 WAITS, FAILED, STOP = ".toml", ".failed", ".stop"
 WHY = "# was not trained: "
-LONGEST_REASON = 500  # characters
+LONGEST_NAME = 64  # characters
+LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,47 @@ def queued(directory: Path, kind: str = WAITS) -> tuple[Queued, ...]:
     """Return what waits in a coordinator's directory, in order, or what was put aside."""
     found = (_queued(path) for path in sorted((directory / QUEUE).glob(f"*{kind}")))
     return tuple(one for one in found if one is not None)
+
+
+def enqueue(directory: Path, recipe: Recipe, now: datetime) -> Path:
+    """Let a recipe wait in a coordinator's directory, and return its file; the oldest is trained first.
+
+    The file's name without its ending is the name of the run.
+
+    Raises:
+        InputError: the recipe is for a simulation, its population's budget is senseless, or the file cannot be written.
+    """
+    refuse_simulations(recipe)
+    check_names(recipe)
+    if recipe.population.epsilon_budget is not None:
+        from tacit.server.feasibility import check_budget  # brings the accounting, a second that most need not wait for
+
+        check_budget(recipe)
+    # The run's name as well, which every message carries and so has a bounded length.
+    name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{recipe.name}"[:LONGEST_NAME]
+    path = directory / QUEUE / f"{name}{WAITS}"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_file(path, recipe.to_toml().encode())
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    return path
+
+
+def refuse_simulations(recipe: Recipe) -> None:
+    """Refuse what only a simulation may do.
+
+    Raises:
+        InputError: the recipe leaves the masks out, or asks for noise as if the cohort were larger.
+    """
+    if not recipe.secure_aggregation.enabled or recipe.secure_aggregation.mode != "real":
+        raise InputError(
+            "a federation's members answer masked rounds alone",
+            where="secure_aggregation",
+            right='enabled = true and mode = "real"',
+        )
+    if recipe.privacy.noise_cohort:
+        raise InputError("is for simulations", where="privacy.noise_cohort", right="leave it out")
 
 
 def withdraw(directory: Path, run: str) -> bool:

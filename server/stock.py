@@ -28,9 +28,9 @@ from tacit.privacy.randomness import SystemRandomness
 from tacit.server.attempts import RunFailed
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
-from tacit.server.feasibility import check_names
 from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.local_identity import key_file, local_identity
+from tacit.server.names import check_names
 from tacit.server.public_sample import open_public_sample
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport

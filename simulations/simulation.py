@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tacit.server.checkpoints import RunState
 from tacit.server.environment import environment
 from tacit.server.evaluation import CentralEvaluator
 from tacit.server.evaluation_release import PAGE, release_evaluation
-from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise
+from tacit.server.feasibility import check_cohorts, check_network, check_promise
 from tacit.server.federated_evaluation import (
     EVALUATES,
     EvaluationRun,
@@ -35,6 +34,7 @@ from tacit.server.federated_evaluation import (
 )
 from tacit.server.kept_run import Ending, KeptRun, new_directory
 from tacit.server.local_identity import key_file, local_identity
+from tacit.server.names import check_names
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
 from tacit.server.run import Run
@@ -49,11 +49,11 @@ from tacit.simulations.enrolment import enrol
 from tacit.simulations.federation import Federation, build_federation
 from tacit.simulations.noise_source import public_seed, randomness_of
 from tacit.simulations.per_client import measure_at_clients, per_client_summary
+from tacit.simulations.recipes import BUNDLED
 
 OnRound = Callable[[RoundReport], None]
 
 SEED_FILE = ".run-seed"
-BUNDLED = files("tacit.simulations.recipes")
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,16 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from tacit.models.errors import InputError
 from tacit.models.spelling import unknown
+from tacit.models.zoo.options import OPTIONS, Options
 
 if TYPE_CHECKING:
     from torch import nn
 
-# One module each, imported when the architecture is built: reading a recipe needs no torch.
-_MODULES = {
-    "cnn": "tacit.models.zoo.cnn",
-    "logistic": "tacit.models.zoo.logistic",
-    "mlp": "tacit.models.zoo.mlp",
-    "resnet": "tacit.models.zoo.resnet",
-    "scatter": "tacit.models.zoo.scatter",
-}
-
-NAMES: tuple[str, ...] = tuple(_MODULES)
+NAMES: tuple[str, ...] = tuple(OPTIONS)
 
 
 def build(name: str, input_shape: tuple[int, ...], outputs: int, options: Mapping[str, Any]) -> nn.Module:
@@ -41,20 +33,20 @@ def build(name: str, input_shape: tuple[int, ...], outputs: int, options: Mappin
     checked = check_options(name, options)
     if outputs < 1 or not input_shape or any(length < 1 for length in input_shape):
         raise InputError(f"no network from shape {tuple(input_shape)} to {outputs} outputs", where=f"model {name}")
-    module = importlib.import_module(_MODULES[name])
+    module = importlib.import_module(f"tacit.models.zoo.{name}")
     network: nn.Module = module.build(tuple(input_shape), outputs, checked)
     return network
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> BaseModel:
-    """Return an architecture's options with their defaults; needs no data, so that a typing error is found early.
+def check_options(name: str, options: Mapping[str, Any]) -> Options:
+    """Return an architecture's options with their defaults; needs no data and no torch: a slip is found early.
 
     Raises:
         InputError: the name or an option is unknown (the nearest is named), or a value does not fit.
     """
-    if name not in _MODULES:
+    if name not in OPTIONS:
         raise unknown("model", name, NAMES, where="model.name")
-    known: type[BaseModel] = importlib.import_module(_MODULES[name]).Options
+    known = OPTIONS[name]
     for option in options:
         if option not in known.model_fields:
             raise unknown("option", option, known.model_fields, where=f"model {name}")

@@ -13,31 +13,15 @@ Thakurta, Song, Chien and Erlingsson, "Tempered Sigmoid Activations for Deep Lea
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from tacit.models.zoo.images import image_shape
-
-_Width = Annotated[int, Field(ge=1, le=65_536)]
-
-
-class Options(BaseModel):
-    """Channels of the convolutions, width of the dense layer, dropout before the last layer, and the activation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    channels: list[_Width] = Field(default=[16, 32], min_length=2, max_length=2)
-    dense: _Width = 64
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    activation: Literal["relu", "tanh"] = "relu"
-
+from tacit.models.zoo.options import CnnOptions
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Module:
+def build(input_shape: tuple[int, ...], outputs: int, options: CnnOptions) -> nn.Module:
     """Return a 5x5 and a 3x3 convolution, each with stride 2, and two linear layers.
 
     Raises:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-
-class Options(BaseModel):
-    """Logistic regression has no options."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from tacit.models.zoo.options import LogisticOptions
 
 
-def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Module:
+def build(input_shape: tuple[int, ...], outputs: int, options: LogisticOptions) -> nn.Module:
     """Return one linear layer over the flattened example, starting from zero.
 
     The loss is convex, so zero is as good a start as any, and it is the same one for every seed.

@@ -7,22 +7,11 @@ statistics, so that averaging over clients means what it says.
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.models.zoo.images import image_shape
-
-
-class Options(BaseModel):
-    """Basic blocks in each stage, and the channels of the first stage; each later stage has twice as many."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    blocks: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[2, 2, 2, 2], min_length=1, max_length=5)
-    width: int = Field(default=64, ge=8, le=4096, multiple_of=8)
+from tacit.models.zoo.options import ResnetOptions
 
 
 class BasicBlock(nn.Module):
@@ -47,7 +36,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(hidden)) + self.shortcut(images))
 
 
-def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Module:
+def build(input_shape: tuple[int, ...], outputs: int, options: ResnetOptions) -> nn.Module:
     """Return stem, stages and a linear layer over the mean of the last feature map.
 
     Raises:

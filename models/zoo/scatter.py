@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tacit.models.zoo.frozen import Frozen
 from tacit.models.zoo.images import image_shape
+from tacit.models.zoo.options import ScatterOptions
 
 ORIENTATIONS = 8
 # One of order 0, one for each wavelet of both scales, and one for each pair of a fine and a coarse wavelet.
@@ -31,12 +31,6 @@ _GROUPS = FEATURES // 3
 # The common Morlet wavelet: a wave of three eighths of a cycle a pixel at scale 1, under an oval Gaussian.
 _DEVIATION, _FREQUENCY, _ASPECT = 0.8, 0.75 * math.pi, 4 / ORIENTATIONS
 _DEVIATIONS = 3.0  # where filters are cut off
-
-
-class Options(BaseModel):
-    """The scattering transform has no options."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Scattering(nn.Module):
@@ -72,7 +66,7 @@ class Scattering(nn.Module):
         return torch.cat(smoothed, dim=1).unflatten(0, images.shape[:2]).flatten(1, 2)
 
 
-def build(input_shape: tuple[int, ...], outputs: int, options: Options) -> nn.Module:
+def build(input_shape: tuple[int, ...], outputs: int, options: ScatterOptions) -> nn.Module:
     """Return the frozen features and one linear layer over them, starting from zero.
 
     Raises:

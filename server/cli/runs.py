@@ -11,11 +11,12 @@ import click
 
 from tacit.models.data.options import IN_FILES
 from tacit.models.errors import InputError
+from tacit.models.recipe import load_recipe
 from tacit.models.spelling import nearest
 from tacit.server.cli.directory import dir_option, now, opened
 from tacit.server.coordinator_directory import SETTINGS, open_directory
 from tacit.server.coordinator_lock import Holder, holder
-from tacit.server.run_queue import ask_to_stop, forget_stop, queued, withdraw
+from tacit.server.run_queue import ask_to_stop, enqueue, forget_stop, queued, withdraw
 from tacit.server.store import Store
 
 LOOK_SECONDS = 0.1
@@ -32,12 +33,8 @@ def start(recipe: Path, overrides: tuple[str, ...], directory: Path) -> None:
 
     Example: tacit coordinator start ward.toml --dir hub
     """
-    from tacit.models.recipe import load_recipe
-
     wanted = load_recipe(recipe, overrides)
     with opened(directory) as (hub, _):
-        from tacit.server.federation import enqueue  # brings PyTorch, which a slip above need not wait for
-
         path = enqueue(hub.path, wanted, now())
         is_up = holder(hub.path) is not None
     click.echo(f"waits as {path.stem}")

@@ -72,7 +72,7 @@ def plan(
     if out is not None and out.suffix.lower() != ".png":
         raise InputError("is no name of a picture", where=f"--out {out}", right="end it in .png")
     from tacit.models.recipe import read_recipe
-    from tacit.simulations.simulation import BUNDLED
+    from tacit.simulations.recipes import BUNDLED
 
     checked = read_recipe(recipe, overrides, bundled=BUNDLED)
     if checked.privacy.unit == "none":
@@ -108,8 +108,9 @@ def planned(recipe: Recipe, targets: tuple[float, ...] | None = None) -> Privacy
     from tacit.privacy.errors import PrivacyError
     from tacit.privacy.identity import Identity
     from tacit.privacy.randomness import SystemRandomness
-    from tacit.server.feasibility import check_cohorts, check_names, check_network, check_promise
+    from tacit.server.feasibility import check_cohorts, check_network, check_promise
     from tacit.server.masking import Masking
+    from tacit.server.names import check_names
     from tacit.simulations.federation import build_federation
     from tacit.simulations.privacy_plan import privacy_plan
 

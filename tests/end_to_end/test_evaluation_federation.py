@@ -18,8 +18,8 @@ from tacit.models.plan import Plan
 from tacit.models.recipe import load_recipe, parse_recipe
 from tacit.models.wire import PULL
 from tacit.server.evaluation import CentralEvaluator
-from tacit.server.federation import enqueue
 from tacit.server.registry import Registry
+from tacit.server.run_queue import enqueue
 from tacit.server.signed_statement import check_statement
 from tacit.server.store import open_store
 from tacit.simulations import simulate

@@ -21,8 +21,8 @@ from tacit.client.directory import AgentDirectory, init
 from tacit.client.register import new_data_set
 from tacit.models.recipe import load_recipe
 from tacit.server.coordinator_directory import DEFAULT_METRICS, CoordinatorDirectory, create
-from tacit.server.federation import enqueue
 from tacit.server.membership import invite
+from tacit.server.run_queue import enqueue
 from tacit.server.store import open_store
 from tacit.server.up_file import read_up
 from tacit.simulations.simulation import Simulation, simulate

@@ -23,13 +23,13 @@ from tacit.privacy.records import Entry
 from tacit.server.backup import back_up
 from tacit.server.checkpoints import Checkpoints, RunState
 from tacit.server.coordinator_directory import CoordinatorDirectory, create, open_directory
-from tacit.server.federation import enqueue
 from tacit.server.membership import invite
 from tacit.server.population_ledger import PopulationLedger
 from tacit.server.recorder import StoreRecorder
 from tacit.server.registry import Registry
 from tacit.server.reports import RoundReport
 from tacit.server.restoring import Restored, restore
+from tacit.server.run_queue import enqueue
 from tacit.server.store import NewRun, Store, open_store
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -82,9 +82,9 @@ def ledger_of(directory: CoordinatorDirectory, store: Store) -> PopulationLedger
     return PopulationLedger.open(store, "wards", "client", budgets, directory.coordinator)
 
 
-def make_hub(path: Path, artifacts: Path, **settings: str) -> CoordinatorDirectory:
+def make_hub(path: Path, artifacts: Path, now: datetime = NOW, **settings: str) -> CoordinatorDirectory:
     """Make a coordinator that has finished a run and is in the middle of another, with a third that waits."""
-    directory = create(path, NOW, federation="wards", **settings)  # type: ignore[arg-type]
+    directory = create(path, now, federation="wards", **settings)  # type: ignore[arg-type]
     with open_store(directory.db) as store:
         begin(store, path, "first")
         registry = Registry(store, directory.models)
@@ -102,7 +102,7 @@ def make_hub(path: Path, artifacts: Path, **settings: str) -> CoordinatorDirecto
                 ledger.committed(line)
         ledger.reserve(entry(6))
         invite(store, url=directory.settings.url, ca_der=directory.ca_der, name="north", expires_at=2**31, actor="test")
-    enqueue(path, RECIPE, NOW)
+    enqueue(path, RECIPE, now)
     return directory
 
 

@@ -16,9 +16,9 @@ from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import BudgetExceeded
 from tacit.server.attempts import RunFailed, RunStopped
 from tacit.server.coordinator_directory import create
-from tacit.server.federation import LONGEST_NAME, TRIES, Coordinator, enqueue
+from tacit.server.federation import TRIES, Coordinator
 from tacit.server.kept_run import Stopped
-from tacit.server.run_queue import FAILED, QUEUE, WAITS, ask_to_stop, is_to_stop
+from tacit.server.run_queue import FAILED, LONGEST_NAME, QUEUE, WAITS, ask_to_stop, enqueue, is_to_stop
 from tacit.server.store import Store, open_store
 from tacit.server.store.errors import StoreUnavailable
 from tacit.server.store.records import NewRun
