@@ -5,9 +5,7 @@ No file holds anything that could run: tensors are safetensors, everything else 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from tacit.models.artifact_files import CARD, CONFIG, WEIGHTS, files_digest, read_file, read_files
 from tacit.models.data.rows import Rows
 from tacit.models.data.schemas import StrictModel
 from tacit.models.durable import write_directory, write_file
@@ -30,10 +29,6 @@ from tacit.models.vector import Layout, layout_of, state_dict_of, write_vector
 from tacit.models.zoo.architecture import Architecture
 
 FORMAT_VERSION = 1
-
-_WEIGHTS = "model.safetensors"
-_CONFIG = "config.json"
-_CARD = "README.md"
 
 
 @dataclass
@@ -73,7 +68,7 @@ def write_artifact(directory: Path | str, artifact: Artifact, card: str) -> str:
         OSError: it cannot be written; nothing is left behind.
     """
     directory = Path(directory)
-    _check_finite(artifact.vector, str(directory / _WEIGHTS))
+    _check_finite(artifact.vector, str(directory / WEIGHTS))
     config = {
         "format": FORMAT_VERSION,
         "task": {
@@ -89,14 +84,14 @@ def write_artifact(directory: Path | str, artifact: Artifact, card: str) -> str:
     try:
         text = json.dumps(config, indent=1, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError):
-        raise InputError("the details are no plain JSON", where=str(directory / _CONFIG)) from None
+        raise InputError("the details are no plain JSON", where=str(directory / CONFIG)) from None
     files = {
-        _WEIGHTS: _tensors_as_bytes(artifact.vector, artifact.layout),
-        _CONFIG: f"{text}\n".encode(),
-        _CARD: card.encode(),
+        WEIGHTS: _tensors_as_bytes(artifact.vector, artifact.layout),
+        CONFIG: f"{text}\n".encode(),
+        CARD: card.encode(),
     }
     write_directory(directory, files)
-    return _digest(files)
+    return files_digest(files)
 
 
 def read_artifact(directory: Path | str, digest: str | None = None) -> Artifact:
@@ -110,11 +105,11 @@ def read_artifact(directory: Path | str, digest: str | None = None) -> Artifact:
         InputError: a file is missing, damaged, inconsistent, or of a newer format, or the digest is another one.
     """
     directory = Path(directory)
-    files = _read_files(directory)
-    if digest is not None and _digest(files) != digest:
+    files = read_files(directory)
+    if digest is not None and files_digest(files) != digest:
         raise InputError("are not the files of this digest", where=str(directory), right="restore them from a copy")
-    where = str(directory / _CONFIG)
-    config = _parse_config(files[_CONFIG], where)
+    where = str(directory / CONFIG)
+    config = _parse_config(files[CONFIG], where)
     try:
         layout = Layout.from_json_list(config.layout.entries)
         architecture = Architecture.from_json_dict(config.architecture)
@@ -125,7 +120,7 @@ def read_artifact(directory: Path | str, digest: str | None = None) -> Artifact:
         raise InputError("the layout does not have its own digest", where=where)
     if tuple(features.input_shape) != architecture.input_shape:
         raise InputError("the features do not fit the architecture", where=where)
-    vector = _vector_of(files[_WEIGHTS], layout, str(directory / _WEIGHTS))
+    vector = _vector_of(files[WEIGHTS], layout, str(directory / WEIGHTS))
     return Artifact(
         architecture=architecture,
         layout=layout,
@@ -136,15 +131,6 @@ def read_artifact(directory: Path | str, digest: str | None = None) -> Artifact:
         target_mean=config.task.target_mean,
         target_scale=config.task.target_scale,
     )
-
-
-def digest_of(directory: Path | str) -> str:
-    """Return the SHA-256 (hex) over one line `<sha256 of the file>  <name>` for each of the three files, by name.
-
-    Raises:
-        InputError: a file is missing or cannot be read.
-    """
-    return _digest(_read_files(Path(directory)))
 
 
 def write_vector_file(path: Path | str, vector: Tensor, layout: Layout) -> None:
@@ -163,7 +149,7 @@ def read_vector_file(path: Path | str, layout: Layout) -> Tensor:
     Raises:
         InputError: the file is missing or damaged, is of another layout, or holds a value that is not finite.
     """
-    return _vector_of(_read(Path(path)), layout, str(path))
+    return _vector_of(read_file(Path(path)), layout, str(path))
 
 
 class Predictor:
@@ -302,23 +288,6 @@ def _parse_config(data: bytes, where: str) -> _Config:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(text)
-
-
-def _read_files(directory: Path) -> dict[str, bytes]:
-    # Read once: what is checked is what is used, whatever happens to the files meanwhile.
-    return {name: _read(directory / name) for name in (_CARD, _CONFIG, _WEIGHTS)}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _tensors_as_bytes(vector: Tensor, layout: Layout) -> bytes:

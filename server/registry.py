@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tacit.models.artifact_files import CARD, CONFIG, WEIGHTS, digest_of
 from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError, Unwritable
 from tacit.server.store import ModelVersion, NewModelVersion, RunRecord, Store
 
-FILES = ("model.safetensors", "config.json", "README.md")
+FILES = (WEIGHTS, CONFIG, CARD)
 _INCOMING = ".incoming-"
 _INCOMING_LIFETIME_SECONDS = 24 * 3600
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -44,7 +45,7 @@ class Registry:
         store: Store,
         root: Path = Path("models-store"),
         *,
-        digest_of: Callable[[Path], str] | None = None,
+        digest_of: Callable[[Path], str] = digest_of,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Use `root`, which is made at the first registration.
@@ -52,12 +53,12 @@ class Registry:
         Args:
             store: where versions and aliases are kept.
             root: the directory of the files.
-            digest_of: the digest of a directory; that of `tacit.models.checkpoint` unless told otherwise.
+            digest_of: the digest of a directory.
             now: the clock, in seconds since the epoch, by which abandoned temporary directories are recognised.
         """
         self.store = store
         self.root = Path(root)
-        self._digest_of = digest_of or _checkpoint_digest
+        self._digest_of = digest_of
         self._now = now
 
     def register(
@@ -289,10 +290,3 @@ def _copy(source: Path, target: Path) -> dict[str, str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checkpoint_digest(directory: Path) -> str:
-    # Imported here because it may load torch, which commands that only list do without.
-    from tacit.models.checkpoint import digest_of
-
-    return digest_of(directory)

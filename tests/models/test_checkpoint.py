@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tacit.models.artifact_files import digest_of
 from tacit.models.checkpoint import (
     Artifact,
     Predictor,
-    digest_of,
     read_artifact,
     read_vector_file,
     write_artifact,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tacit.models.checkpoint import Artifact, digest_of, read_artifact, write_artifact
+from tacit.models.artifact_files import digest_of
+from tacit.models.checkpoint import Artifact, read_artifact, write_artifact
 from tacit.models.data.rows import Column, Rows, Schema
 from tacit.models.errors import InputError
 from tacit.models.features import fit
