@@ -12,33 +12,16 @@ from tacit.client.caps import caps
 from tacit.client.connection import LARGEST_MESSAGE, Connection
 from tacit.client.consent import Consent
 from tacit.client.directory import AgentDirectory
-from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled
+from tacit.client.enrolled import Enrolled
 from tacit.client.fleet import Resident
 from tacit.client.holdings import SourceHoldings
 from tacit.client.journal import AgentJournal
 from tacit.client.masked import Membership
 from tacit.client.narration import Narrated
 from tacit.client.training import Workbench
-from tacit.client.upkeep import Upkeep, ended, has_ended
-from tacit.models.errors import InputError
+from tacit.client.upkeep import Upkeep
 from tacit.privacy.randomness import Randomness, SystemRandomness
 from tacit.privacy.secagg.policy import Policy as RoundPolicy
-
-
-def enrolment_of(directory: AgentDirectory) -> Enrolled:
-    """Return what an agent keeps of its enrolment.
-
-    Raises:
-        InputError: it is no member yet, or its certificate has ended.
-    """
-    enrolled = read_enrolled(directory.path / ENROLMENT, directory.identity)
-    if enrolled is None:
-        raise InputError(
-            "is no member of a federation yet", where=f"agent {directory.path}", right="tacit agent enrol --token TOKEN"
-        )
-    if ended(enrolled.certificate, time.time()):
-        raise InputError(has_ended(enrolled.certificate), where=f"agent {directory.path}")
-    return enrolled
 
 
 def member(

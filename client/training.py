@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,14 +20,15 @@ from tacit.models.features import Features
 from tacit.models.messages import Instruction
 from tacit.models.noise import NoisePlan
 from tacit.models.plan import Plan, decode_plan
-from tacit.models.private_training import fastest, private_settings, train_locally_private
 from tacit.models.tasks import Task
 from tacit.models.training import LocalResult, LocalTraining, evaluate, resolve_device, train_locally
 from tacit.models.vector import Layout, layout_of, write_vector
 from tacit.models.zoo.frozen import frozen_features, split_frozen
-from tacit.privacy.dp_sgd import Spent
-from tacit.privacy.dp_sgd_passes import Mode
 from tacit.privacy.randomness import Keystream
+
+if TYPE_CHECKING:  # they bring Opacus
+    from tacit.privacy.dp_sgd import Spent
+    from tacit.privacy.dp_sgd_passes import Mode
 
 Draws = Callable[[str], Keystream]
 """An agent's own secret words in one attempt, for a purpose; each purpose is asked for once."""
@@ -61,13 +62,13 @@ class AgentState:
         client: the agent's name in the federation.
         features: the digest of the features and the network that `prepared` was made with.
         prepared: the training rows, transformed once.
-        paid: what the examples have paid for private steps, over all rounds and runs of this process.
+        paid: what the examples have paid for private steps, over all rounds and runs of this process; None for nothing.
     """
 
     client: str
     features: str = ""
     prepared: Prepared | None = None
-    paid: Spent = Spent()
+    paid: Spent | None = None
 
 
 class Refused(Exception):
@@ -214,6 +215,9 @@ def train_examples(
 
     Without any it gives noise alone: nobody is to see whether there is one.
     """
+    # Imported here: it brings Opacus, a second and tens of megabytes that promises about clients do without.
+    from tacit.models.private_training import fastest, private_settings, train_locally_private
+
     step = bench.lent.begin()
     model, layout, task, device = bench.network(instruction.plan, plan)
     vector = broadcast.decode(instruction.arrays, layout.size)

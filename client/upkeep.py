@@ -40,6 +40,22 @@ class Care:
     nap: float = 60.0
 
 
+def enrolment_of(directory: AgentDirectory, now: float) -> Enrolled:
+    """Return what an agent keeps of its enrolment, `now` in seconds since 1970.
+
+    Raises:
+        InputError: it is no member yet, or its certificate has ended.
+    """
+    enrolled = read_enrolled(directory.path / ENROLMENT, directory.identity)
+    if enrolled is None:
+        raise InputError(
+            "is no member of a federation yet", where=f"agent {directory.path}", right="tacit agent enrol --token TOKEN"
+        )
+    if ended(enrolled.certificate, now):
+        raise InputError(has_ended(enrolled.certificate), where=f"agent {directory.path}")
+    return enrolled
+
+
 class Upkeep:
     """One agent's enrolment while the agent runs; `enrolled` and `address` may be read from any thread.
 

@@ -46,7 +46,7 @@ def train_locally_private(
     task: Task,
     training: TrainingSection,
     settings: DpSgd,
-    paid: Spent,
+    paid: Spent | None,
     *,
     sampling: Words,
     noise: Words,
@@ -65,7 +65,7 @@ def train_locally_private(
         task: gives the loss.
         training: the recipe's optimizer; its state begins anew with every round.
         settings: noise, clip and steps.
-        paid: what earlier rounds returned.
+        paid: what earlier rounds returned; None before the first.
         sampling: secret words for the batches.
         noise: secret words for the noise.
         each_step: called after each step; what it raises ends the training, of which nothing may be sent then.
@@ -79,7 +79,7 @@ def train_locally_private(
     optimizer.register_step_post_hook(lambda *stepped: each_step())
     try:
         paid = train_privately(
-            model, optimizer, task.loss, inputs, targets.to(task.target_dtype), settings, paid,
+            model, optimizer, task.loss, inputs, targets.to(task.target_dtype), settings, paid or Spent(),
             sampling=sampling, noise=noise,
         )  # fmt: skip
     except LocalProtocolError as error:

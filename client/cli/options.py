@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from tacit.models.errors import InputError
+
+if TYPE_CHECKING:
+    from tacit.client.directory import AgentDirectory
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 OLD_POLICY = "no: the agent that runs goes by the policy that it read when it was started; start it again"
@@ -64,3 +69,13 @@ def set_option(command: Command) -> Command:
     return click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting, as in training.rounds=5."
     )(command)
+
+
+def only_set(directory: AgentDirectory) -> str:
+    """Return the one data set that there is; an `InputError` where there are none or several."""
+    sets = list(directory.register.sets)
+    if len(sets) != 1:
+        what = "more than one data set is registered" if sets else "no data set is registered"
+        right = f"give --data, one of {', '.join(sets)}"[:200] if sets else "tacit agent data add NAME SOURCE"
+        raise InputError(what, right=right)
+    return sets[0]

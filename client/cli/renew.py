@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,14 +34,14 @@ def renew(organisation_key: Path | None, insecure: bool, path: Path) -> None:
     from tacit.client.directory import AgentDirectory
     from tacit.client.enrolled import ENROLMENT, write_enrolled
     from tacit.client.enrolment import renew as renewed_by
-    from tacit.client.member import enrolment_of
     from tacit.client.proxy import proxy_to
+    from tacit.client.upkeep import enrolment_of
     from tacit.models.key_file import read_identity
 
     if insecure:
         warn_insecure()
     directory = AgentDirectory.open(path)
-    enrolled = enrolment_of(directory)
+    enrolled = enrolment_of(directory, time.time())
     organisation = read_identity(organisation_key) if organisation_key is not None else None
     if organisation_key is not None and organisation is None:
         raise InputError("is not there", where=str(organisation_key))

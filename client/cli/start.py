@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tacit.client.cli.options import data_option, dir_option, insecure_option, warn_insecure
+from tacit.client.cli.options import data_option, dir_option, insecure_option, only_set, warn_insecure
 from tacit.client.cli.page import show_link
 from tacit.models.errors import InputError
 from tacit.printing import print_fields
@@ -110,20 +110,21 @@ def start(ui: bool, ui_port: int | None, data: str | None, insecure: bool, path:
 
     Example: tacit agent start --data patients --ui
     """
-    from tacit.client.caps import be_nice
-    from tacit.client.cli.tried import only_set
     from tacit.client.directory import AgentDirectory
-    from tacit.client.member import enrolment_of, member, resident
-    from tacit.client.upkeep import Upkeep
+    from tacit.client.upkeep import Upkeep, enrolment_of
 
     if insecure:
         warn_insecure()
+    directory = AgentDirectory.open(path)
+    name = data or only_set(directory)
+    enrolled = enrolment_of(directory, time.time())
+    # Imported here: PyTorch and Flower take seconds, and who cannot begin hears so at once.
+    from tacit.client.caps import be_nice
+    from tacit.client.member import member, resident
+
     # By force: what the imports bring has set up a handler of its own, which says nothing below a warning.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    directory = AgentDirectory.open(path)
     be_nice(directory.settings.nice)
-    name = data or only_set(directory)
-    enrolled = enrolment_of(directory)
     with directory.journal() as journal:
         journal.audit.append("policy-read", sha256=directory.policy_sha256)
         agent = member(directory, enrolled, name, journal)

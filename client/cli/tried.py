@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import torch
 
+from tacit.client.cli.options import only_set
 from tacit.client.consent import Consent
 from tacit.client.directory import AgentDirectory
 from tacit.client.journal import AgentJournal
@@ -81,13 +82,3 @@ def tried(path: Path, recipe: Path, overrides: tuple[str, ...], data: str | None
         journal,
         Consent(journal, dataset, bench, directory.policy, directory.budgets, time.time),
     )
-
-
-def only_set(directory: AgentDirectory) -> str:
-    """Return the one data set that there is; an `InputError` where there are none or several."""
-    sets = list(directory.register.sets)
-    if len(sets) != 1:
-        what = "more than one data set is registered" if sets else "no data set is registered"
-        right = f"give --data, one of {', '.join(sets)}"[:200] if sets else "tacit agent data add NAME SOURCE"
-        raise InputError(what, right=right)
-    return sets[0]

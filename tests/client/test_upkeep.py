@@ -15,8 +15,7 @@ from tacit.client import upkeep
 from tacit.client.connection import TurnedAway, Unreachable
 from tacit.client.directory import AgentDirectory, init
 from tacit.client.enrolled import ENROLMENT, Enrolled, read_enrolled, write_enrolled
-from tacit.client.member import enrolment_of
-from tacit.client.upkeep import Care, Upkeep
+from tacit.client.upkeep import Care, Upkeep, enrolment_of
 from tacit.models.enrolment import Federation
 from tacit.models.errors import InputError
 from tacit.models.key_file import kept_identity
@@ -179,15 +178,8 @@ def test_a_certificate_that_has_ended_says_what_to_do_once(world: World, caplog:
     (line,) = [record.getMessage() for record in caplog.records]
     assert "the certificate of north ended on" in line and "tacit coordinator invite --name north --again" in line
     with pytest.raises(InputError, match="ended on") as caught:
-        enrolment_of_at(world)
+        enrolment_of(world.directory, world.now)
     assert "\n" not in str(caught.value)
-
-
-def enrolment_of_at(world: World) -> Enrolled:
-    """Open the enrolment as a start does, at the time of the world."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tacit.client.member.time.time", lambda: world.now)
-        return enrolment_of(world.directory)
 
 
 def test_what_another_process_has_renewed_is_taken_over_from_the_file(world: World) -> None:
