@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe, parse_recipe
 from tacit.privacy.errors import PrivacyError
-from tacit.privacy.terms import Unit
 from tacit.server.enrolment import taking_part
 from tacit.server.run_queue import FAILED, Queued, is_to_stop, queued
 from tacit.server.store import RoundRecord, RunRecord, Store
 from tacit.server.store.records import PhaseRecord
 from tacit.server.up_file import Up, read_up
+
+if TYPE_CHECKING:
+    from tacit.privacy.terms import Unit
 
 RECENT = 8
 
