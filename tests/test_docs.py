@@ -28,7 +28,7 @@ from tacit.models.zoo.catalogue import check_options
 from tacit.server.serving import api, health, oip, pages
 from tacit.server.strategies import strategy_named
 from tacit.simulations import simulate
-from tacit.simulations.simulation import BUNDLED
+from tacit.simulations.recipes import BUNDLED
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

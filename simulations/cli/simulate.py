@@ -61,7 +61,11 @@ def simulate(
     """
     if workers > 1:
         raise InputError("this version trains one client at a time", where=f"--workers {workers}", right="leave it out")
-    # Imported here: PyTorch and Flower take seconds that --help and a wrong option need not wait for.
+    from tacit.models.recipe import read_recipe
+    from tacit.simulations.recipes import BUNDLED
+
+    wanted = read_recipe(recipe, overrides, bundled=BUNDLED)
+    # Imported here: PyTorch and Flower take seconds that --help and a slip in the recipe need not wait for.
     from tacit.server.attempts import RunFailed
     from tacit.server.run import BUDGET_SPENT
     from tacit.simulations.simulation import simulate as run_simulation
@@ -76,8 +80,7 @@ def simulate(
     try:
         with _termination_interrupts(), progress:
             finished = run_simulation(
-                recipe,
-                overrides,
+                wanted,
                 out=out,
                 db=db,
                 models=models,

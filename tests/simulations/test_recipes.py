@@ -9,7 +9,7 @@ import pytest
 from tacit.models.recipe import read_recipe
 from tacit.server.store import open_store
 from tacit.simulations import simulate
-from tacit.simulations.simulation import BUNDLED
+from tacit.simulations.recipes import BUNDLED
 
 TEXTS = {
     entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
