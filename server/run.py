@@ -174,7 +174,7 @@ class Run:
             at, resumed = Occasion(self.name, 0, attempt, encoded), at_attempt(broken_off, attempt)
             if resumed is None and (asked := self.stop()):
                 raise RunStopped(asked)
-            clients = resumed.progress.cohort if resumed else self._attempts.clients(self._unasked(left, refused))
+            clients = resumed.progress.cohort if resumed else self._willing(self._attempts.clients(left), refused)
             try:
                 exchanges = self._preparation(at, plan, clients, snapshot_of(resumed))
             except Infeasible as error:
@@ -232,7 +232,7 @@ class Run:
             else:
                 if asked := self.stop():
                     return self._stopped(state, asked)
-                able = self._able(state, self._unasked(left, refused, state))
+                able = self._willing(self._able(state, left), refused, state)
                 if not able:
                     return self._unpaid(state, BUDGET_SPENT)
                 cohort, wanted = self.cohorts.draw(able, number, attempt)
@@ -311,18 +311,24 @@ class Run:
         wanted = min(self.plan.recipe.training.cohort or everybody, everybody)
         return able if len(able) == len(clients) or len(able) >= wanted else ()
 
-    def _unasked(self, left: frozenset[str], refused: frozenset[str], state: RunState | None = None) -> frozenset[str]:
-        """Return whom another attempt leaves out: whose input has left and, if enough others are there, who refused.
+    def _willing(
+        self, clients: tuple[str, ...], refused: Collection[str], state: RunState | None = None
+    ) -> tuple[str, ...]:
+        """Return which of those who may be asked another attempt asks: not who refused, if the others are enough.
 
         What an owner refuses stays refused for as long as a round takes; in the next round everybody is asked again.
         """
-        clients = self._attempts.there(left | refused)
+        others = tuple(client for client in clients if client not in refused)
+        if len(others) == len(clients):
+            return clients
+        cohort = len(others)
         if state is not None:
-            clients = min(self.plan.recipe.training.cohort or clients, clients)
-        enough = clients > 0 and (self.masking is None or self.masking.could_sum(clients))
+            cohort = min(self.plan.recipe.training.cohort or cohort, cohort)
+        # The mean over one client is that client's own update, also where nothing masks it.
+        enough = cohort > 1 and (self.masking is None or self.masking.could_sum(cohort))
         if enough and state is not None and self.budget is not None:
-            enough = self.budget.could_promise(state, clients)
-        return left | refused if enough else left
+            enough = self.budget.could_promise(state, cohort)
+        return others if enough else clients
 
     def _unpaid(self, state: RunState, why: str) -> RunState:
         """End with the model so far; where nothing was trained, there is none, and the run has failed."""

@@ -85,6 +85,27 @@ def test_more_members_refuse_than_may_be_missing_and_the_others_go_on_without_th
         assert set(federation.outcomes(number, 1)) == names({1, 2, 3, 5, 6, 7, 8})
 
 
+def test_a_refusal_does_not_end_a_run_as_if_the_others_had_taken_part_as_often_as_they_may() -> None:
+    class First:
+        """Asks the first seven of those who may be asked: two rounds use up what they may take part in."""
+
+        def draw(self, clients: tuple[str, ...], number: int, attempt: int) -> tuple[tuple[str, ...], int]:
+            return clients[:7], min(7, len(clients))
+
+    def strict(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
+        refuses = instruction.action == "advertise" and instruction.round == 3 and client == "c13"
+        return Reply("refused", "paused: its owner has paused it") if refuses else agent(instruction)
+
+    promise = ["privacy.unit=client", "privacy.epsilon=8", "privacy.max_participations=1"]
+    rounds = ["training.rounds=3", "training.cohort=7", "training.quorum=1"]
+    federation = Masked([*promise, *rounds], clients=14, handler=strict)
+    state = federation.execute(cohorts=First())
+    assert (state.round, state.stopped) == (3, "")
+    first, second = federation.report(3), federation.report(3, 1)
+    assert (len(first.participants), first.committed, first.refusers) == (7, False, {"c13"})
+    assert {one.client for one in second.participants} == names(range(7, 13)) and second.committed
+
+
 def test_where_too_few_others_are_left_to_hide_among_whoever_refused_is_asked_again() -> None:
     def strict(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
         refuses = instruction.round and client in names(range(6))

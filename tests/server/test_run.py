@@ -357,12 +357,14 @@ def test_a_refusal_does_not_end_the_preparation() -> None:
     assert (second.number, second.committed, second.reported) == (0, True, 5)
 
 
-def test_where_nobody_else_is_there_whoever_refused_is_asked_again() -> None:
+@pytest.mark.parametrize("refusers", [5, 6])
+def test_where_fewer_than_two_others_are_there_whoever_refused_is_asked_again(refusers: int) -> None:
+    """A model that one client alone has trained is no federation's."""
     recorder = Memory()
-    no = lying({name: Reply("refused", "schedule") for name in NAMES.values()})
+    no = lying({f"c{index}": Reply("refused", "schedule") for index in range(refusers)})
     with pytest.raises(RunFailed, match="round 1 failed 3 times: .*most often: schedule"):
-        a_run("training.quorum=0.1", world=World(no), recorder=recorder).execute()
-    assert [len(report.refusers) for report in recorder.reports[1:]] == [6, 6, 6]
+        a_run("training.quorum=0.3", world=World(no), recorder=recorder).execute()
+    assert [len(report.participants) for report in recorder.reports[1:]] == [6, 6, 6]
 
 
 def test_too_few_reports_are_tried_again_with_the_reasons_kept_and_then_the_run_fails() -> None:
@@ -392,7 +394,7 @@ def test_a_failed_run_goes_on_with_the_next_attempt_when_the_clients_are_back() 
 
 def test_a_preparation_that_fails_three_times_ends_the_run_before_anything_is_trained() -> None:
     recorder = Memory()
-    broken = lying({f"c{index}": Reply("refused", "no") for index in range(4)}, action="prepare")
+    broken = lying({f"c{index}": Reply("failed", "no rows") for index in range(4)}, action="prepare")
     with pytest.raises(RunFailed, match="the preparation failed 3 times"):
         a_run(world=World(broken), recorder=recorder).execute()
     assert not recorder.states and len(recorder.reports) == ATTEMPTS
