@@ -175,7 +175,7 @@ def test_certificates_follow_each_other_while_the_agent_runs(hub: Hub, owner: Ag
 
 def test_a_running_agent_learns_a_new_authority_and_is_there_after_the_switch(hub: Hub, owner: AgentDirectory) -> None:
     enrolled = hub.enrol(owner)
-    care = Upkeep(owner, enrolled, care=Care(news=0.5, nap=0.1))
+    care = Upkeep(owner, enrolled, care=Care(news=0.5, nap=0.1, retry=0.5))
     with owner.journal() as journal:
         agent = member(owner, enrolled, "patients", journal)
         pace = Pace(wait=2.0, first_pause=0.05, longest_pause=0.2)
