@@ -41,7 +41,7 @@ def port_of(link: str) -> int:
 
 
 def get(link: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, bytes, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port_of(link), timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(link), timeout=60)
     try:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
