@@ -220,7 +220,9 @@ class Connection:
         raise TurnedAway(response.status, reason)
 
     def _read(self, response: http.client.HTTPResponse) -> list[bytes]:
-        if (response.length or 0) > self._largest:  # before a byte of it is in memory
+        if response.length is None:  # which every answer names: the line broke within its headers
+            raise http.client.IncompleteRead(b"")
+        if response.length > self._largest:  # before a byte of it is in memory
             raise TooLarge
         frames, size = Frames(), 0
         payloads: list[bytes] = []
@@ -235,8 +237,8 @@ class Connection:
         return payloads
 
     def _open(self) -> http.client.HTTPConnection:
+        to = self._address
         if self._http is None:
-            to = self._address
             host, port = to.proxy or (to.host, to.port)
             if to.tls is None:
                 self._http = http.client.HTTPConnection(host, port, timeout=self._seconds)
