@@ -24,8 +24,10 @@ from tacit.server.rounds import Request
 from tacit.server.superlink import SuperLink
 from tacit.server.transport import Arrival
 
+from ...settle import HANGS_SECONDS, settle  # noqa: TID252 - tests are no package that could be named
+
 QUICK = Limits(silence_seconds=0.5, header_seconds=0.5, patience_seconds=0.5, largest_body=1 << 20)
-HASTE = Pace(wait=5.0, first_pause=0.01, longest_pause=0.1, turned_away_pause=0.05, pulse=0.1)
+HASTE = Pace(wait=120.0, first_pause=0.01, longest_pause=0.1, turned_away_pause=0.05, pulse=0.1)
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Member:
 
     def stop(self) -> None:
         self.resident.stop()
-        self.thread.join(5)
+        self.thread.join(HANGS_SECONDS)
         assert not self.thread.is_alive()
 
 
@@ -74,7 +76,7 @@ class Fleet:
         return self.link.address[1]
 
     def connection(self, name: str, port: int | None = None) -> Connection:
-        made = Connection(Address("127.0.0.1", port or self.port), self.identities[name], seconds=3.0)
+        made = Connection(Address("127.0.0.1", port or self.port), self.identities[name], seconds=HANGS_SECONDS)
         self.connections.append(made)
         return made
 
@@ -93,10 +95,7 @@ class Fleet:
         return self.members[name]
 
     def wait_for(self, *names: str) -> None:
-        until = time.monotonic() + 10
-        while not set(names) <= set(self.transport.clients()):
-            assert time.monotonic() < until, f"only {self.transport.clients()} came"
-            time.sleep(0.01)
+        settle(lambda: set(names) <= set(self.transport.clients()))
 
     @contextmanager
     def asked(self, name: str, instruction: Instruction) -> Iterator[Connection]:
@@ -108,12 +107,12 @@ class Fleet:
             self.transport.send([Request(name, instruction)])
             yield connection
 
-    def ask(self, instruction: Instruction, *names: str, seconds: float = 10.0) -> dict[str, Arrival]:
+    def ask(self, instruction: Instruction, *names: str, seconds: float = HANGS_SECONDS) -> dict[str, Arrival]:
         """Send one instruction to agents and return what comes back in time."""
         self.transport.send([Request(name, instruction) for name in names])
         return self.collect(len(names), seconds)
 
-    def collect(self, count: int, seconds: float = 10.0) -> dict[str, Arrival]:
+    def collect(self, count: int, seconds: float = HANGS_SECONDS) -> dict[str, Arrival]:
         until = self.transport.now() + seconds
         arrivals: dict[str, Arrival] = {}
         while len(arrivals) < count and self.transport.now() < until:
@@ -150,7 +149,7 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 def hasty() -> Iterator[Fleet]:
-    """A fleet port with limits that a test can wait for."""
+    """A fleet port with limits that a test can wait for; its agents have no more time than strangers."""
     made = new_fleet(QUICK)
     try:
         yield made
@@ -176,10 +175,10 @@ def echo() -> Callable[..., Echo]:
     return Echo
 
 
-def raw(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5.0) -> tuple[bytes, float]:
+def raw(port: int, *pieces: bytes, pause: float = 0.0) -> tuple[bytes, float]:
     """Send bytes as they are and return the whole answer and how long it took, until the other side closes."""
     began, answer = time.monotonic(), b""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=HANGS_SECONDS) as connection:
         try:
             for piece in pieces:
                 connection.sendall(piece)

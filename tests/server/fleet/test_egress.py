@@ -43,7 +43,7 @@ with SuperLink() as link, link.grid() as grid:
     while not transport.clients():
         grid.wait(0.01)
     transport.send([Request("clinic", Instruction("train", "run", 1, 0, b"plan"))])
-    (arrival,) = transport.arrivals(transport.now() + 10)
+    (arrival,) = transport.arrivals(transport.now() + 60)
     resident.stop()
     thread.join()
 print(json.dumps({"seen": sorted(set(seen)), "answered": arrival.reply.message.decode()}))
@@ -56,7 +56,7 @@ PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://192.
 def test_a_coordinator_and_an_agent_reach_for_nothing_but_the_loopback() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")} | PROXIES
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", WATCHED], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

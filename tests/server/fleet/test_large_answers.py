@@ -25,6 +25,8 @@ from tacit.server.fleet_grid import BESIDE_VECTORS
 from tacit.server.rounds import Request
 from tacit.server.spool import Spool
 
+from ...settle import HANGS_SECONDS, settle  # noqa: TID252 - tests are no package that could be named
+
 VECTOR = np.arange(3_000_000, dtype=np.float32)
 
 
@@ -36,9 +38,15 @@ def pushing(fleet, length: int) -> socket.socket:
     """Return a line over which a member has announced an answer of so many bytes, and brought none of it yet."""
     headers = sealed_headers(fleet.identities["a"], PUSH, time.time())
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    line = socket.create_connection(("127.0.0.1", fleet.port), timeout=5)
+    line = socket.create_connection(("127.0.0.1", fleet.port), timeout=HANGS_SECONDS)
     line.sendall(f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {length}\r\n\r\n".encode())
     return line
+
+
+def bringing(fleet) -> Spool | None:
+    """Return what the only member's newest answer is written to as it comes."""
+    (node,) = fleet.link.names
+    return fleet.link._routes._bringing.get(node)
 
 
 def asked(fleet, connection, vector_bytes: int | None = None) -> list[bytes]:
@@ -132,7 +140,7 @@ def test_a_member_brings_one_answer_at_a_time_and_the_latest_counts(fleet) -> No
         body = b"".join(framed(answer))
         with pushing(fleet, len(body)) as earlier:
             earlier.sendall(body[: len(body) // 2])
-            time.sleep(0.2)
+            settle(lambda: bringing(fleet))
             connection.push(answer)
             said = b""
             with suppress(OSError):  # refused while it was sending
@@ -165,9 +173,10 @@ def test_lines_that_drip_do_not_keep_what_came_over_them_while_another_brings_it
             for _ in range(8):
                 line = pushing(fleet, len(body))
                 lines.append(line)
+                before = bringing(fleet)
                 line.sendall(body[: len(body) * 9 // 10])
-                time.sleep(0.2)
-            assert VECTOR.nbytes / 2 < on_disk() < VECTOR.nbytes
+                settle(lambda: bringing(fleet) not in (None, before))  # noqa: B023 - called at once
+            settle(lambda: VECTOR.nbytes / 2 < on_disk() < VECTOR.nbytes)
             connection.push(answer)
             np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
     finally:
@@ -205,10 +214,12 @@ def test_an_answer_that_is_given_up_while_it_comes_is_told_so(fleet) -> None:
         chunk = b"".join(framed(answer[: place + 1]))  # the answer up to the end of its first chunk
         with pushing(fleet, framed_size(answer)) as line:
             line.sendall(chunk[: len(chunk) // 2])
-            time.sleep(0.2)
+            settle(lambda: bringing(fleet))
             fleet.transport.abandon()
             line.sendall(chunk[len(chunk) // 2 :])
-            said = line.recv(4096)
+            said = b""
+            while piece := line.recv(4096):
+                said += piece
     assert said.startswith(b"HTTP/1.1 410") and said.endswith(b"the answer is not waited for any more")
 
 
@@ -252,10 +263,7 @@ def test_a_message_that_names_one_chunk_again_and_again_does_not_fill_an_agents_
     tracemalloc.start()
     try:
         list(grid.push_messages([grid.create_message(RecordDict({"x": arrays}), "train.plain", node, "1")]))
-        deadline = time.monotonic() + 5
-        while "a message came that cannot be read (ValueError)" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        settle(lambda: "a message came that cannot be read (ValueError)" in caplog.text)
         assert tracemalloc.get_traced_memory()[1] < 2**28
     finally:
         tracemalloc.stop()

@@ -2,9 +2,12 @@
 
 import http.client
 import os
+import re
+import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -18,15 +21,17 @@ from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import ALIVE, CLOCK_TOLERANCE, PULL, PUSH, sealed_headers
 from tacit.privacy.identity import Identity
 from tacit.server.fleet_routes import FLOWER_PATHS
-from tacit.server.gate import reply
-from tacit.server.rounds import Request
+from tacit.server.gate import Limits, reply
+from tacit.server.mailbox import MOST_DELIVERIES
 from tacit.server.superlink import SuperLink
+
+from ...settle import HANGS_SECONDS, settle  # noqa: TID252 - tests are no package that could be named
 
 Say = Callable[..., tuple[bytes, float]]
 
 
 def post(port: int, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANGS_SECONDS)
     try:
         connection.putrequest("POST", path, skip_accept_encoding=True)
         for name, value in ({"content-length": str(len(body))} | (headers or {})).items():
@@ -93,7 +98,7 @@ def test_a_task_cannot_be_taken_from_outside(fleet) -> None:
 
 
 def test_only_post_is_taken(fleet) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=HANGS_SECONDS)
     for method in ("GET", "PUT", "DELETE", "OPTIONS", "TRACE"):
         connection.request(method, PULL)
         answer = connection.getresponse()
@@ -130,12 +135,12 @@ def test_a_stranger_is_told_that_its_key_is_not_enrolled(fleet) -> None:
 
 
 def test_a_stranger_is_sent_away_before_its_body_is_read(fleet, say: Say) -> None:
+    """Of the body nothing comes: whoever waited for it would say after a while that it comes too slowly."""
     for path in sorted({PUSH, PULL, *FLOWER_PATHS}):
         kind = "content-type: application/x-protobuf"
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{kind}\r\ncontent-length: 1000000\r\n\r\n"
-        answer, seconds = say(fleet.port, head.encode(), seconds=5)
+        answer, _ = say(fleet.port, head.encode())
         assert answer.split(b" ", 2)[1] in (b"401", b"426"), path
-        assert seconds < 1
 
 
 def test_a_revoked_agent_is_sent_away_at_its_next_request_and_never_comes_back(fleet) -> None:
@@ -163,7 +168,8 @@ def test_an_agent_that_has_left_is_sent_away_until_it_is_admitted_again(fleet) -
     assert fleet.transport.clients() == ("clinic",)
 
 
-def test_what_the_store_says_holds_from_the_very_next_request(refleet, echo) -> None:
+def test_what_the_store_says_holds_from_the_very_next_request(refleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tacit.server.fleet_grid.LOOK_SECONDS", 0.1)
     reasons: dict[bytes, str] = {}
     fleet = refleet(refusal=reasons.get)
     try:
@@ -176,12 +182,10 @@ def test_what_the_store_says_holds_from_the_very_next_request(refleet, echo) -> 
             return Reply(message=b"too late")
 
         fleet.members["clinic"].handler.act = revoked
-        arrivals = fleet.ask(Instruction("train", "run", 1, 0, b""), "clinic", "bank", seconds=3.0)
+        arrivals = fleet.ask(Instruction("train", "run", 1, 0, b""), "clinic", "bank")
         assert arrivals["bank"].reply is not None
-        assert "clinic" not in arrivals or arrivals["clinic"].reply is None, "its answer came after it was revoked"
-        until = time.monotonic() + 2
-        while "revoked" not in fleet.members["clinic"].resident.standing.trouble and time.monotonic() < until:
-            time.sleep(0.01)
+        assert arrivals["clinic"].reply is None, "its answer came after it was revoked"
+        settle(lambda: "revoked" in fleet.members["clinic"].resident.standing.trouble)
         assert fleet.members["clinic"].resident.standing.trouble.endswith("this key was revoked")
         assert fleet.transport.clients() == ("bank",)
     finally:
@@ -194,7 +198,7 @@ def test_a_message_is_not_handed_to_an_agent_that_was_revoked_while_it_waited(re
     try:
         member = fleet.join("clinic")
         fleet.wait_for("clinic")
-        time.sleep(0.3)  # it waits
+        settle(lambda: fleet.link._mailbox._waiting)
         reasons[member.identity.public_key] = "this key was revoked"
         fleet.ask(Instruction("train", "run", 1, 0, b""), "clinic", seconds=1.0)
         assert member.handler.seen == []
@@ -206,9 +210,7 @@ def test_an_agent_that_waits_when_it_is_revoked_is_sent_away_at_once(fleet) -> N
     member = fleet.join("clinic")
     fleet.wait_for("clinic")
     fleet.link.revoke(member.identity.public_key)
-    until = time.monotonic() + 2
-    while "turned" not in member.resident.standing.trouble and time.monotonic() < until:
-        time.sleep(0.01)
+    settle(lambda: "turned" in member.resident.standing.trouble)
     assert member.resident.standing.trouble == "the coordinator turned the agent away: this key was revoked"
 
 
@@ -216,10 +218,14 @@ def test_an_agent_that_waits_when_it_is_revoked_is_sent_away_at_once(fleet) -> N
 def test_a_wrong_clock_is_named(fleet, skew: int, words: str) -> None:
     fleet.enrol("clinic")
     apart = CLOCK_TOLERANCE + 100
-    address = Address("127.0.0.1", fleet.port)
+    address, began = Address("127.0.0.1", fleet.port), time.time()
     with Connection(address, fleet.identities["clinic"], clock=lambda: time.time() + skew * apart) as connection:
-        with pytest.raises(TurnedAway, match=f"clock is (399|400|401) s {words} the coordinator's"):
+        with pytest.raises(TurnedAway) as refused:
             connection.alive()
+    said = re.search(f"clock is ([0-9]+) s {words} the coordinator's", str(refused.value))
+    # The way there makes every clock seem behind by as long as it takes.
+    seconds, taken = int(said[1]), time.time() - began
+    assert -1 <= (seconds - apart) * -skew <= taken + 1
 
 
 def test_a_wrong_clock_is_said_at_the_coordinator_too_once_until_it_is_right(
@@ -300,12 +306,13 @@ def test_with_a_database_a_key_keeps_its_node_over_restarts(refleet, tmp_path) -
 
 
 def test_who_is_there_and_when_it_last_asked_can_be_seen(fleet) -> None:
+    began = time.time()
     fleet.enrol("away")
     fleet.join("there")
     fleet.wait_for("there")
     present = fleet.link.presence()
     assert (present["away"].online, present["away"].seen) == (False, None)
-    assert present["there"].online and abs(present["there"].seen - time.time()) < 5
+    assert present["there"].online and began <= present["there"].seen <= time.time()
 
 
 # Size and speed
@@ -317,14 +324,11 @@ def test_a_huge_body_is_refused_by_its_length_before_it_is_read(fleet, say: Say)
         signed = sealed_headers(fleet.identities["clinic"], path, time.time())
         lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{lines}content-length: {size}\r\n\r\n"
-        answer, seconds = say(fleet.port, head.encode())
+        answer, _ = say(fleet.port, head.encode())
         assert answer.startswith(b"HTTP/1.1 413 ")
-        assert seconds < 1
 
 
 def test_a_body_that_grows_beyond_the_limit_without_saying_so_is_cut_off(refleet, say: Say) -> None:
-    from tacit.server.gate import Limits
-
     async def enrolment(scope, receive, send) -> None:
         raise AssertionError("reached")
 
@@ -350,24 +354,35 @@ def test_a_request_for_enrolment_is_small(refleet) -> None:
         fleet.close()
 
 
-def test_whoever_takes_nothing_of_a_large_message_is_cut_off_and_may_ask_again(hasty) -> None:
-    hasty.enrol("clinic")
-    with hasty.connection("clinic") as connection:
-        connection.alive()
-        hasty.wait_for("clinic")
-        vector = np.arange(5_000_000, dtype=np.float32)
-        hasty.transport.send([Request("clinic", Instruction("train", "run", 1, 0, b"", arrays={"vector": vector}))])
-        signed = sealed_headers(hasty.identities["clinic"], PULL, time.time())
-        lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
-        with socket.create_connection(("127.0.0.1", hasty.port), timeout=5) as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.sendall(f"POST {PULL} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 0\r\n\r\n".encode())
-            time.sleep(1.5)
-            with pytest.raises(ConnectionResetError):
-                while deaf.recv(1 << 20):
-                    continue
-        payloads = connection.pull(0)
-        assert payloads is not None and sum(map(len, payloads)) > vector.nbytes
+def test_whoever_takes_nothing_of_a_large_message_is_cut_off_and_may_ask_again(refleet) -> None:
+    fleet = refleet(Limits(silence_seconds=1.0))
+    vector = np.arange(5_000_000, dtype=np.float32)
+    large = Instruction("train", "run", 1, 0, b"", arrays={"vector": vector})
+    try:
+        with fleet.asked("clinic", large) as connection:
+            signed = sealed_headers(fleet.identities["clinic"], PULL, time.time())
+            lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
+            with socket.create_connection(("127.0.0.1", fleet.port), timeout=HANGS_SECONDS) as deaf:
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.sendall(f"POST {PULL} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 0\r\n\r\n".encode())
+                hung_up = select.poll()
+                hung_up.register(deaf, 0)
+                assert hung_up.poll(HANGS_SECONDS * 1000), "it was waited for"
+                with pytest.raises(ConnectionResetError):
+                    while deaf.recv(1 << 20):
+                        continue
+            payloads = taken_whole(connection)
+            assert sum(map(len, payloads)) > vector.nbytes
+    finally:
+        fleet.close()
+
+
+def taken_whole(connection: Connection) -> list[bytes]:
+    """Pull a message as an agent does: one that was too slow for this test's limits asks again."""
+    for _ in range(MOST_DELIVERIES - 1):
+        with suppress(Unreachable):
+            return connection.pull(0) or []
+    return []
 
 
 def test_a_frame_that_claims_to_be_huge_is_refused(fleet) -> None:
@@ -379,21 +394,33 @@ def test_a_frame_that_claims_to_be_huge_is_refused(fleet) -> None:
 @pytest.mark.parametrize("pieces", [(), (b"POST / HT",), (b"POST / HTTP/1.1\r\n", *[b"x: y\r\n"] * 9)])
 def test_whoever_sends_no_whole_head_is_cut_off(hasty, say: Say, pieces: tuple[bytes, ...]) -> None:
     answer, seconds = say(hasty.port, *pieces, pause=0.1)
-    assert answer == b"" and 0.4 < seconds < 3
+    assert answer == b"" and seconds > 0.4
 
 
-def test_a_second_request_on_a_connection_has_no_more_time_than_the_first(hasty, say: Say) -> None:
-    whole = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", hasty.port), timeout=5) as connection:
-        connection.sendall(b"GET /v1/fleet/tacit/pull HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 405")
-    answer, seconds = say(hasty.port, whole, b"POST /no", pause=0.05)
-    assert answer.startswith(b"HTTP/1.1 404") and seconds < 3
+def test_a_second_request_on_a_connection_has_no_more_time_than_the_first(refleet) -> None:
+    fleet = refleet(Limits(header_seconds=2.0))
+    try:
+        fleet.enrol("clinic")
+        signed = sealed_headers(fleet.identities["clinic"], ALIVE, time.time())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
+        whole = f"POST {ALIVE} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 0\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", fleet.port), timeout=HANGS_SECONDS) as connection:
+            for _ in range(2):
+                connection.sendall(whole)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 204")
+            connection.sendall(b"POST /no")
+            assert connection.recv(65536) == b""
+    finally:
+        fleet.close()
 
 
-def test_endless_headers_are_cut_off(fleet, say: Say) -> None:
-    answer, seconds = say(fleet.port, b"POST / HTTP/1.1\r\n", *[b"x: " + b"y" * 2000 + b"\r\n"] * 20)
-    assert not answer.startswith(b"HTTP/1.1 200") and seconds < 3
+def test_endless_headers_are_cut_off(refleet, say: Say) -> None:
+    fleet = refleet(Limits(header_seconds=2 * HANGS_SECONDS))
+    try:
+        answer, _ = say(fleet.port, b"POST / HTTP/1.1\r\n", *[b"x: " + b"y" * 2000 + b"\r\n"] * 20)
+        assert answer == b""
+    finally:
+        fleet.close()
 
 
 def test_a_body_that_stops_is_given_up(hasty, say: Say) -> None:
@@ -402,26 +429,33 @@ def test_a_body_that_stops_is_given_up(hasty, say: Say) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
     head = f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 1000\r\n\r\n"
     answer, seconds = say(hasty.port, head.encode(), b"\0")
-    assert answer.startswith(b"HTTP/1.1 408 ") and 0.4 < seconds < 3
+    assert answer.startswith(b"HTTP/1.1 408 ") and seconds > 0.4
 
 
-def test_a_body_that_drips_is_given_up(hasty, say: Say) -> None:
-    hasty.enrol("clinic")
-    signed = sealed_headers(hasty.identities["clinic"], PUSH, time.time())
-    lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
-    head = f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 1000000\r\n\r\n"
-    answer, seconds = say(hasty.port, head.encode(), *[b"\0"] * 30, pause=0.1)
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
-    assert seconds < 4
+def test_a_body_that_drips_is_given_up(refleet, say: Say) -> None:
+    fleet = refleet(Limits(patience_seconds=0.5, silence_seconds=2 * HANGS_SECONDS))
+    try:
+        fleet.enrol("clinic")
+        signed = sealed_headers(fleet.identities["clinic"], PUSH, time.time())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
+        head = f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 1000000\r\n\r\n"
+        answer, _ = say(fleet.port, head.encode(), *[b"\0"] * 30, pause=0.1)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+    finally:
+        fleet.close()
 
 
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\0" * 3000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
 )
-def test_garbage_does_not_disturb_the_others(hasty, say: Say, garbage: bytes) -> None:
-    say(hasty.port, garbage)
-    hasty.enrol("clinic")
-    hasty.connection("clinic").alive()
+def test_garbage_does_not_disturb_the_others(refleet, say: Say, garbage: bytes) -> None:
+    fleet = refleet(Limits(header_seconds=2.0))
+    try:
+        say(fleet.port, garbage)
+        fleet.enrol("clinic")
+        fleet.connection("clinic").alive()
+    finally:
+        fleet.close()
 
 
 def test_a_port_that_is_taken_is_named(fleet) -> None:

@@ -199,7 +199,7 @@ def test_a_proxy_sees_where_an_agent_goes_and_nothing_else(serve: Serve, authori
         address = Address("127.0.0.1", link.address[1], pinned(authority.pem()), listening.getsockname()[:2])
         with Connection(address, identity) as connection:
             connection.alive()
-        thread.join(5)
+        thread.join()
     assert seen[0].startswith(f"CONNECT 127.0.0.1:{link.address[1]} HTTP/1.".encode())
     everything = b"".join(seen)
     assert b"tacit" not in everything and identity.public_key.hex().encode() not in everything
