@@ -197,7 +197,7 @@ class FleetGrid(Grid):
                     return arrived[0] if arrived else None
                 letter.reply = arrived[0].metadata.message_id
             spool = letter.spool or Spool()
-            contents = self._contents(letter.reply, spool)
+            contents = self._contents(letter, spool)
             if contents is None:
                 return None if not letter.answered else self._lost(letter)
             inflated = inflate_object_from_contents(letter.reply, contents, objects=spool.objects(contents))
@@ -210,16 +210,23 @@ class FleetGrid(Grid):
         inflated.metadata.__dict__["_reply_to_message_id"] = letter.message  # whatever its sender wrote there
         return inflated
 
-    def _contents(self, reply: str, spool: Spool) -> dict[str, bytes] | None:
+    def _contents(self, letter: Letter, spool: Spool) -> dict[str, bytes] | None:
         """Return what an answer is made of but for what is in the spool; None if something is missing."""
+        names = [name for name in letter.brought or self._tree_of(letter.reply) if name not in spool]
+        found = {name: self._state.object_store.get(name) for name in names}
+        contents = {name: content for name, content in found.items() if content}
+        return contents if len(contents) == len(found) else None
+
+    def _tree_of(self, reply: str) -> list[str]:
+        """Return the names of all that the answer of a node holds that speaks Flower alone; its id if none is known.
+
+        Of nobody else: the store writes a whole tree out, and one whose branches are named twice doubles at each level.
+        """
         try:
             tree = self._state.object_store.get_object_tree(reply)
         except NoObjectInStoreError:
-            return None
-        names = {node.object_id for node in iterate_object_tree(tree) if node.object_id not in spool}
-        found = {name: self._state.object_store.get(name) for name in names}
-        contents = {name: content for name, content in found.items() if content}
-        return contents if len(contents) == len(names) else None
+            return [reply]
+        return [node.object_id for node in iterate_object_tree(tree)]
 
     def _lost(self, letter: Letter) -> Message:
         metadata = Metadata(

@@ -371,7 +371,7 @@ class FleetRoutes:
             raise Refusal(400, "the objects have no proper names") from None
         if not stored:
             return None
-        letter.reply, letter.brought = identifier, names
+        letter.brought, letter.reply = names, identifier  # in this order: whoever sees the one has the other
         return session, frozenset(missing)
 
     async def _aside(self, call: Callable[..., Result], *arguments: object) -> Result:

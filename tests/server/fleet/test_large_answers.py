@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import socket
 import time
 import tracemalloc
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 from tacit.client.app import reply_records
 from tacit.client.connection import TurnedAway, Unreachable
@@ -249,6 +254,28 @@ def test_an_array_that_names_one_chunk_again_and_again_does_not_fill_the_memory(
             assert tracemalloc.get_traced_memory()[1] < 2**28
         finally:
             tracemalloc.stop()
+
+
+def test_a_tree_that_doubles_at_each_level_is_never_written_out(fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In four kilobytes it can have forty levels, and the store has no other way to say what hangs on what."""
+    looked: list[str] = []
+    look = InMemoryObjectStore.get_object_tree
+    monkeypatch.setattr(
+        InMemoryObjectStore, "get_object_tree", lambda store, name: [looked.append(name), look(store, name)][1]
+    )
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        head, *objects = answer_to(asked(fleet, connection))
+        knots = [ConfigRecord({"level": level}).deflate() for level in range(12)]
+        names = [hashlib.sha256(knot).hexdigest() for knot in knots]
+        knotted = ObjectTree(object_id=names[0])
+        for below, name in pairwise(names):
+            knotted = ObjectTree(object_id=name, children=[knotted, ObjectTree(object_id=below)])
+        request = PushMessagesRequest.FromString(head)
+        request.message_object_trees[0].children.insert(0, knotted)
+        connection.push([request.SerializeToString(), *knots, *objects])
+        assert fleet.collect(1)["a"].reply is not None
+    assert len(looked) < 100 and len(fleet.grid._state.object_store) == 0
 
 
 def test_a_message_that_names_one_chunk_again_and_again_does_not_fill_an_agents_memory(
