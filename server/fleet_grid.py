@@ -26,11 +26,10 @@ from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.run import Run
 
 from tacit.server.mailbox import Letter, Mailbox
-from tacit.server.spool import LARGEST, Spool
+from tacit.server.spool import BESIDE_VECTORS, LARGEST, Spool
 
 HEARTBEAT_SECONDS = 15.0  # Flower gives up a run that says nothing for 60
 LOOK_SECONDS = 5.0
-BESIDE_VECTORS = 4 << 20  # bytes of all that an answer may have beside its vectors; ten thousand shares are half of it
 
 
 class FleetGrid(Grid):

@@ -8,11 +8,8 @@ object store. Flower's routes stay beside it, for nodes that speak Flower alone.
 from __future__ import annotations
 
 import asyncio
-import binascii
-import datetime
 import logging
 import time
-from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.server.superlink.linkstate import LinkState
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
 from tacit.models.wire import (
     ALIVE,
@@ -38,15 +31,17 @@ from tacit.models.wire import (
     PULL,
     PUSH,
     Frames,
+    Part,
     framed,
     framed_size,
     read_envelope,
 )
 from tacit.privacy.identity import verify
 from tacit.server.answers import NOT_WAITED_FOR, check_same, check_taken, message_of, read_answer
+from tacit.server.flower_signature import check_flower_signature
 from tacit.server.gate import Application, Limits, Receive, Refusal, Scope, Send, body, reply
 from tacit.server.mailbox import Letter, Mailbox, digest_of
-from tacit.server.spool import Spool
+from tacit.server.spool import BESIDE_VECTORS, Spool
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,6 +65,7 @@ FLOWER_PATHS = frozenset(
 PULSE_SECONDS = 20.0  # Flower takes a node as gone that said nothing for twice as long
 RETURN_SECONDS = 2.0  # in which an agent that has only lost its line is back
 AGAIN = "the answer is being brought once more"  # a line that has broken looks whole from here for a while
+TOO_LARGE = "the answer is too large"
 LARGEST_PART = 1 << 16  # bytes of an answer that are held before they go to the disk
 Result = TypeVar("Result")
 NODE, KEY = "tacit.node", "tacit.key"  # where a scope keeps who asks
@@ -134,7 +130,7 @@ class FleetRoutes:
         """
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["path"] not in PATHS:
-            scope[KEY] = _check_flower_signature(headers, self._state)
+            scope[KEY] = check_flower_signature(headers, self._state)
             return
         if (spoken := headers.get(PROTOCOL_HEADER, "")) != PROTOCOL:
             # Said in full, as the other side is of another version and may not know what a number means.
@@ -267,7 +263,20 @@ class FleetRoutes:
         return [content for content in found if content] if all(found) else None
 
     async def _push(self, node: int, receive: Receive, send: Send) -> None:
-        spool, pieces = Spool(self._spools), body(receive, self._limits, self._limits.largest_answer)
+        spool = Spool(self._spools)
+        # What came over an earlier line takes no more room: it may stay open for hours, and be one of many.
+        if (earlier := self._bringing.get(node)) is not None:
+            earlier.discard()
+        self._bringing[node] = spool
+        try:
+            await self._bring(node, spool, receive)
+        finally:
+            self._brought(node, spool)
+        await reply(send, 200)
+
+    async def _bring(self, node: int, spool: Spool, receive: Receive) -> None:
+        """Take an answer in as it comes."""
+        pieces = body(receive, self._limits, self._limits.largest_answer)
         payloads = self._payloads(pieces, spool)
         head = await anext(payloads, None)
         if not isinstance(head, bytes):
@@ -284,23 +293,18 @@ class FleetRoutes:
             check_taken(self._mailbox.taken(message), node, request)
             async for _ in pieces:
                 pass
-            await reply(send, 200)
             return
-        # What came over an earlier line takes no more room: it may stay open for hours, and be one of many.
-        if (earlier := self._bringing.get(node)) is not None:
-            earlier.discard()
-        self._bringing[node] = spool
-        try:
-            await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
-            if spool.discarded:
-                raise Refusal(409, AGAIN)
-            if not letter.answered:
-                letter.spool = spool
-        finally:
-            if self._bringing.get(node) is spool:
-                del self._bringing[node]
+        await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
+        if spool.discarded:
+            raise Refusal(409, AGAIN)
+        if not letter.answered:
+            letter.spool = spool
+        self._brought(node, spool)  # before anything is waited for: a line that comes now must not discard it
         self._mailbox.answer(letter)
-        await reply(send, 200)
+
+    def _brought(self, node: int, spool: Spool) -> None:
+        if self._bringing.get(node) is spool:
+            del self._bringing[node]
 
     async def _take_in(
         self, letter: Letter, registered: tuple[str, frozenset[str]], run: int, payloads: AsyncIterator[bytes | str]
@@ -327,25 +331,27 @@ class FleetRoutes:
 
     async def _payloads(self, pieces: AsyncIterator[bytes], spool: Spool) -> AsyncIterator[bytes | str]:
         """Yield the payloads of a body; of those that the spool takes, what names them."""
-        frames, whole, size = Frames(), bytearray(), 0
+        frames, whole, size, held = Frames(), bytearray(), 0, 0
         try:
             async for piece in pieces:
                 size += len(piece)
                 if spool.discarded:
                     raise Refusal(409, AGAIN)
                 if size > spool.room:
-                    raise Refusal(413, "the answer is too large")
+                    raise Refusal(413, TOO_LARGE)
                 for payload in frames.feed_in_parts(piece, LARGEST_PART):
-                    if isinstance(payload, bytes):
-                        yield payload
-                    elif not whole and spool.wants(payload):
+                    if isinstance(payload, Part) and not whole and spool.wants(payload):
                         if identifier := await self._aside(spool.write, payload):
                             yield identifier
-                    else:
-                        whole += payload.content
-                        if payload.last:
-                            yield bytes(whole)
-                            whole.clear()
+                        continue
+                    part = payload if isinstance(payload, Part) else Part(payload, last=True)
+                    held += len(part.content)
+                    if held > BESIDE_VECTORS:
+                        raise Refusal(413, TOO_LARGE)
+                    whole += part.content
+                    if part.last:
+                        yield bytes(whole)
+                        whole.clear()
             frames.finish()
         except ValueError as error:
             raise Refusal(400, str(error)) from None
@@ -376,22 +382,3 @@ class FleetRoutes:
 
     async def _aside(self, call: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
-
-
-def _check_flower_signature(headers: Mapping[str, str], state: LinkState) -> bytes:
-    """Return who asks on Flower's own routes; refuse what nobody who was admitted has signed. Flower checks the rest.
-
-    Flower looks only after it has read the body, so that without this anybody could fill the memory.
-    """
-    try:
-        key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
-        signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
-        if state.get_node_id_by_public_key(key) is None:
-            raise ValueError
-        stamp = headers[TIMESTAMP_HEADER]
-        datetime.datetime.fromisoformat(stamp)
-        if not verify_signature(bytes_to_public_key(key), stamp.encode("ascii"), signature):
-            raise ValueError
-        return key
-    except (KeyError, TypeError, ValueError, UnsupportedAlgorithm, binascii.Error):
-        raise Refusal(401, "not signed by a node of this federation") from None

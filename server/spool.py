@@ -25,6 +25,7 @@ from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_ob
 from tacit.models.wire import Part
 
 LARGEST: Final = 1 << 30  # bytes of all arrays, as many as an answer may have
+BESIDE_VECTORS: Final = 4 << 20  # bytes of all else, which is in memory; ten thousand shares are half of it
 LONGEST_HEAD: Final = 64  # bytes of a chunk's: its kind, no children, its length
 
 

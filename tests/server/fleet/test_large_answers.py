@@ -26,9 +26,9 @@ from tacit.client.fleet import received, sent
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import PUSH, Part, framed, framed_size, sealed_headers
-from tacit.server.fleet_grid import BESIDE_VECTORS
+from tacit.server.fleet_routes import LARGEST_PART
 from tacit.server.rounds import Request
-from tacit.server.spool import Spool
+from tacit.server.spool import BESIDE_VECTORS, Spool
 
 from ...settle import HANGS_SECONDS, settle  # noqa: TID252 - tests are no package that could be named
 
@@ -123,6 +123,27 @@ def test_an_answer_that_is_larger_than_the_round_expects_is_cut_off(
         assert sum(written) <= BESIDE_VECTORS and fleet.collect(1, seconds=0.1) == {}
 
 
+@pytest.mark.parametrize("pieces", [2, 300], ids=["large objects", "chunks too small for the disk"])
+def test_what_an_answer_holds_beside_its_vectors_does_not_fill_the_memory_in_their_stead(fleet, pieces: int) -> None:
+    room = 16 << 20
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        records = reply_records(Reply())
+        for at in range(pieces):
+            content = at.to_bytes(2, "big") * (room // pieces // 4)
+            if len(content) > LARGEST_PART:
+                records[f"more-{at}"] = ConfigRecord({"bytes": content})
+            else:
+                records["arrays"][f"more-{at}"] = Array("uint8", (len(content),), "tacit.raw", content)
+        answer = sent(Message(records, reply_to=received(asked(fleet, connection, room))))
+        assert BESIDE_VECTORS < framed_size(answer) < room
+        with pytest.raises(TurnedAway, match="the answer is too large") as refused:
+            connection.push(answer)
+        assert refused.value.status == 413
+        held = fleet.grid._state.object_store
+        assert sum(len(entry.content) for entry in held.store.values()) <= BESIDE_VECTORS
+
+
 def test_an_answer_that_was_taken_is_not_written_when_it_comes_once_more(fleet, monkeypatch) -> None:
     fleet.enrol("a")
     with fleet.connection("a") as connection:
@@ -152,6 +173,20 @@ def test_a_member_brings_one_answer_at_a_time_and_the_latest_counts(fleet) -> No
                 earlier.sendall(body[len(body) // 2 :])
                 said = earlier.recv(4096)
         assert said.startswith(b"HTTP/1.1 409") or said == b""
+        np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+def test_a_line_that_has_not_yet_said_what_it_answers_is_given_up_for_the_next_one(fleet) -> None:
+    """Or one member could fill the memory with the beginnings of answers, over as many lines as there may be."""
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        with pushing(fleet, BESIDE_VECTORS) as earlier:
+            earlier.sendall((BESIDE_VECTORS // 2).to_bytes(4, "big") + bytes(1000))
+            time.sleep(0.2)
+            connection.push(answer)
+            earlier.sendall(bytes(1000))
+            assert earlier.recv(4096).startswith(b"HTTP/1.1 409")
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
 
 
@@ -191,22 +226,22 @@ def test_lines_that_drip_do_not_keep_what_came_over_them_while_another_brings_it
 
 
 @pytest.mark.parametrize(
-    "spoilt",
+    ("spoilt", "status"),
     [
-        lambda chunk: chunk[:-1] + bytes([chunk[-1] ^ 1]),
-        lambda chunk: chunk[:-1],
-        lambda chunk: chunk.replace(b"ArrayChunk  ", b"ArrayChunk x ", 1),
-        lambda chunk: b"ConfigRecord" + chunk[10:],
+        (lambda chunk: chunk[:-1] + bytes([chunk[-1] ^ 1]), 400),
+        (lambda chunk: chunk[:-1], 400),
+        (lambda chunk: chunk.replace(b"ArrayChunk  ", b"ArrayChunk x ", 1), 400),
+        (lambda chunk: b"ConfigRecord" + chunk[10:], 413),  # of nothing but chunks there may be so much
     ],
 )
-def test_a_chunk_that_is_not_the_one_that_was_announced_is_refused(fleet, spoilt) -> None:
+def test_a_chunk_that_is_not_the_one_that_was_announced_is_refused(fleet, spoilt, status: int) -> None:
     fleet.enrol("a")
     with fleet.connection("a") as connection:
         answer = answer_to(asked(fleet, connection), vector=VECTOR)
         place = next(at for at, payload in enumerate(answer) if payload.startswith(b"ArrayChunk"))
         with pytest.raises(TurnedAway) as refused:
             connection.push([*answer[:place], spoilt(answer[place]), *answer[place + 1 :]])
-        assert refused.value.status == 400
+        assert refused.value.status == status
         connection.push(answer)
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
 
