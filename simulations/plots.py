@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PNG_DPI = 200
 BARS = 60
 LARGEST = 1e30
+VALIDATED = "of the aggregated model on the validation share, which no client holds"
 # Each outcome has a colour and a hatch; of lines, because a hatch of dots makes an SVG twenty times as large.
 OUTCOMES = (
     ("reported", BLUE, ""),
@@ -110,13 +111,15 @@ def _round_axis(axes: Axes, first: int, last: int, label: str = "round") -> None
 def _loss(run: RunFiles) -> Plot:
     figure = new_figure(3.1)
     axes = figure.subplots()
-    sentences, values = [], []
-    for label, name, colour, line, marker in (
-        ("training", "train_loss", BLUE, "-", "o"),
-        ("validation", "validation_loss", ORANGE, (0, (4, 1.6)), "s"),
+    wheres, sentences, values = [], [], []
+    # Where noise protects what clients send, they tell no loss.
+    for label, name, where, colour, line, marker in (
+        ("training", "train_loss", "at the clients while they train", BLUE, "-", "o"),
+        ("validation", "validation_loss", VALIDATED, ORANGE, (0, (4, 1.6)), "s"),
     ):
         x, y = _points(run.rounds, name)
         if x:
+            wheres.append(where)
             marker = marker if len(x) <= BARS else ""
             axes.plot(x, y, label=label, color=colour, linestyle=line, marker=marker, linewidth=_line_width(x))
             sentences.append(f"{label} loss {number(y[0])} in round {x[0]}, {number(y[-1])} in round {x[-1]}")
@@ -135,10 +138,7 @@ def _loss(run: RunFiles) -> Plot:
     _round_axis(axes, run.rounds[0].round, run.rounds[-1].round)
     legend_above(figure, 3)
     axes.set_ylabel("loss (logarithmic)" if logarithmic else "loss")
-    caption = (
-        "Mean loss by round: at the clients while they train, and of the aggregated model on the validation share, "
-        "which no client holds."
-    )
+    caption = f"Mean loss by round: {', and '.join(wheres)}."
     return Plot("loss", "Loss by round", caption, f"Line chart: {'; '.join(sentences)}.", figure)
 
 

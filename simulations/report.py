@@ -189,18 +189,15 @@ def _exactly(value: Any) -> str:
 def _tables(run: RunFiles) -> dict[str, Table]:
     attempts, rounds = run.attempts, run.rounds
     validated = run.validated
+    losses = {"training": "train_loss", "validation": "validation_loss"}
+    losses = {word: name for word, name in losses.items() if any(name in one.metrics for one in rounds)}
     counts = ("selected", *(name for name, _, _ in OUTCOMES))
     tables = {
         "loss": _table(
             "Loss by round",
-            ("round", "training", "validation", "seconds"),
+            ("round", *losses, "seconds"),
             [
-                (
-                    str(one.round),
-                    number(one.metrics.get("train_loss")),
-                    number(one.metrics.get("validation_loss")),
-                    _seconds(one.seconds),
-                )
+                (str(one.round), *(number(one.metrics.get(name)) for name in losses.values()), _seconds(one.seconds))
                 for one in rounds
             ],
             "rounds.jsonl",

@@ -519,6 +519,20 @@ def test_a_run_without_classes_shows_rows_and_errors(tmp_path: Path) -> None:
     assert page.tables["Training rows at each client"][0] == ["client", "training rows", "test rows"]
 
 
+def test_a_run_whose_clients_tell_no_loss_has_none_in_words_or_columns(tmp_path: Path) -> None:
+    small(tmp_path)
+    titles = page_of(tmp_path).tables["Loss by round"][0]
+    assert titles == ["round", "training", "validation", "seconds"]
+    assert "at the clients while they train, and of the aggregated model" in page_of(tmp_path).words
+    lines = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
+    write_lines(tmp_path / "rounds.jsonl", [{k: v for k, v in line.items() if k != "train_loss"} for line in lines])
+    write_plots(tmp_path)
+    page = page_of(tmp_path)
+    assert page.tables["Loss by round"][0] == [title for title in titles if title != "training"]
+    assert "Mean loss by round: of the aggregated model on the validation share, which no client holds." in page.words
+    assert "while they train" not in page.words and "training loss" not in page.words.lower()
+
+
 def test_what_was_not_recorded_is_left_out(tmp_path: Path) -> None:
     small(tmp_path)
     for name in ("participation.jsonl", "partition.json", "per_client.json"):
