@@ -35,6 +35,7 @@ from tacit.server import tls_rotation
 from tacit.server.enrolment import Registrar
 from tacit.server.local_identity import read_identity
 from tacit.server.store.engine import parse_url, sqlite_file
+from tacit.server.store.opening import check_database
 from tacit.server.tls_authority import KeyPair, check, der, general_name, new_authority, new_server
 
 SETTINGS = "coordinator.toml"
@@ -56,7 +57,9 @@ def _is_url(text: str) -> str:
 
 
 def _is_database(text: str) -> str:
-    parse_url(text)
+    url = parse_url(text)
+    if url.get_backend_name() == "sqlite" and sqlite_file(url) is None:
+        raise InputError("a database in memory ends with its process", right="the path of a file")
     return text
 
 
@@ -140,8 +143,7 @@ class CoordinatorDirectory:
     @property
     def db(self) -> str:
         """The database, whatever the working directory is."""
-        url = parse_url(self.settings.db)
-        file = sqlite_file(url)
+        file = sqlite_file(parse_url(self.settings.db))
         return self.settings.db if file is None else str(self.path / file)
 
     @property
@@ -194,7 +196,9 @@ def create(
         randomness: of the two identities.
 
     Raises:
-        InputError: an argument cannot be used, or there is something at the path; nothing was written.
+        InputError: an argument cannot be used, the database is there and is none of Tacit's, or there is something at
+            the path; nothing was written.
+        StoreUnavailable: the database is there and locked.
     """
     for name in names:
         general_name(name)
@@ -210,6 +214,9 @@ def create(
         "metrics": DEFAULT_METRICS,
     }
     _settings(values, "settings")
+    file = sqlite_file(parse_url(db))
+    # Without its dots: until the directory is there, no way leads out of it again.
+    check_database(db if file is None else os.path.normpath(path.resolve() / file))
     randomness = randomness or SystemRandomness()
     authority = new_authority(federation, now)
     server = new_server(authority, names, now)

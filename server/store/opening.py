@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
-from tacit.server.store.engine import connect, parse_url
-from tacit.server.store.schema import upgrade
+from tacit.server.store.engine import connect, parse_url, sqlite_file
+from tacit.server.store.schema import check, upgrade
 from tacit.server.store.store import Store
 
 
@@ -35,3 +36,24 @@ def open_store(
         engine.dispose()
         raise
     return Store(engine, now)
+
+
+def check_database(url: str) -> None:
+    """Refuse a database that `open_store` would refuse, before anything depends on it.
+
+    A file that is not there yet may be made, and a server may come later: neither is looked for.
+
+    Raises:
+        InputError: there is no driver for it, or the file is no database, another program's, or a newer Tacit's.
+        StoreUnavailable: the file is locked.
+    """
+    database = parse_url(url)
+    file = sqlite_file(database)
+    if file is not None and not Path(file).exists():
+        return
+    engine = connect(database, create=False)
+    try:
+        if file is not None:
+            check(engine)
+    finally:
+        engine.dispose()

@@ -29,19 +29,25 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         StoreUnavailable: it is locked or cannot be reached.
     """
     where = shown(engine.url)
-    with available(engine.url):
-        try:
-            with engine.connect() as connection:
-                present = _revision(connection, where)
-            if revision == "head" and present == _scripts().get_current_head():
-                return
-            with exclusive(engine) as connection:
-                _revision(connection, where)
-                command.upgrade(_config(connection), revision)
-        except (OperationalError, InterfaceError, InternalError):
-            raise
-        except DatabaseError as error:
-            raise InputError(f"cannot be used as a database ({one_line(error)})", where=where) from None
+    with _usable(engine):
+        with engine.connect() as connection:
+            present = _revision(connection, where)
+        if revision == "head" and present == _scripts().get_current_head():
+            return
+        with exclusive(engine) as connection:
+            _revision(connection, where)
+            command.upgrade(_config(connection), revision)
+
+
+def check(engine: Engine) -> None:
+    """Refuse what `upgrade` would refuse, and migrate nothing.
+
+    Raises:
+        InputError: it is no database, holds something else, or was made by a newer Tacit.
+        StoreUnavailable: it is locked or cannot be reached.
+    """
+    with _usable(engine), engine.connect() as connection:
+        _revision(connection, shown(engine.url))
 
 
 def downgrade(engine: Engine, revision: str) -> None:
@@ -57,6 +63,18 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
         yield connection
+
+
+@contextmanager
+def _usable(engine: Engine) -> Iterator[None]:
+    """Say in one line that what the engine leads to is no database, or not to be had at the moment."""
+    with available(engine.url):
+        try:
+            yield
+        except (OperationalError, InterfaceError, InternalError):
+            raise
+        except DatabaseError as error:
+            raise InputError(f"cannot be used as a database ({one_line(error)})", where=shown(engine.url)) from None
 
 
 def _revision(connection: Connection, where: str) -> str | None:

@@ -3,8 +3,10 @@
 import ipaddress
 import os
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tacit.models.errors import InputError
 from tacit.privacy.codec import sha256
 from tacit.privacy.randomness import SeededRandomness
 from tacit.server.coordinator_directory import CoordinatorDirectory, create, metrics_address, open_directory
+from tacit.server.store import open_store
 from tacit.server.tls_authority import fingerprint
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -149,6 +152,9 @@ def test_what_is_there_is_never_overwritten(made: CoordinatorDirectory) -> None:
         ({"federation": "two words"}, "'federation': a name has"),
         ({"port": 0}, "'url'"),
         ({"db": "postgres ql://u:hunter2@h:x/db"}, "'db': the database URL cannot be read"),
+        ({"db": "what://u:hunter2@host/db"}, "no driver for what is installed"),
+        ({"db": "sqlite://"}, "'db': a database in memory ends with its process"),
+        ({"db": ":memory:"}, "'db': a database in memory ends with its process"),
     ],
 )
 def test_arguments_that_cannot_be_used_leave_nothing_behind(
@@ -157,6 +163,27 @@ def test_arguments_that_cannot_be_used_leave_nothing_behind(
     with pytest.raises(InputError, match=message) as caught:
         create(tmp_path / "hub", NOW, **arguments)  # type: ignore[arg-type]
     assert "hunter2" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_database_of_something_else_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    songs, letter = tmp_path / "songs.db", tmp_path / "letter.db"
+    with closing(sqlite3.connect(songs)) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    letter.write_text("Dear all, this is no database. " * 100)
+    for db in (str(songs), f"sqlite:///{songs}", "../songs.db"):
+        with pytest.raises(InputError, match="songs.db: is a database of something else; name a new file"):
+            create(tmp_path / "hub", NOW, db=db)
+    with pytest.raises(InputError, match=r"letter.db: cannot be used as a database"):
+        create(tmp_path / "hub", NOW, db=str(letter))
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_database_of_tacits_and_a_server_that_is_not_there_yet_are_taken(tmp_path: Path) -> None:
+    open_store(str(tmp_path / "runs.db")).close()
+    before = (tmp_path / "runs.db").read_bytes()
+    create(tmp_path / "first", NOW, db="../runs.db")
+    assert (tmp_path / "runs.db").read_bytes() == before
+    create(tmp_path / "second", NOW, db="postgresql+psycopg://tacit@127.0.0.1:1/tacit")
 
 
 def test_a_disk_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
