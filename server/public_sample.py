@@ -14,6 +14,9 @@ from tacit.models.data.splits import split
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe
 
+QUICK = frozenset({"csv", "idx", "jsonl", "npz", "parquet"})
+SELF_MADE = frozenset({"sklearn", "synthetic"})
+
 
 @dataclass(frozen=True, repr=False)
 class PublicSample:
@@ -38,6 +41,24 @@ class PublicSample:
         }
 
 
+def check_public_sample(recipe: Recipe) -> None:
+    """Refuse a public sample that cannot be used, where that can be told at once and by anybody.
+
+    It is opened where it is a table or an array in a file with an absolute path, or no file at all. What a relative
+    path or a variable means depends on the process that trains, and folders and databases take long to read.
+
+    Raises:
+        InputError: what `open_public_sample` raises.
+    """
+    if recipe.evaluation.only:
+        return
+    _refuse_words(recipe.data.test)
+    source = recipe.data.test or recipe.data.source
+    scheme, _, place = source.partition(":")
+    if "${" not in source and (scheme in SELF_MADE or (scheme in QUICK and place.startswith("/"))):
+        open_public_sample(recipe, {})
+
+
 def open_public_sample(recipe: Recipe, environ: Mapping[str, str]) -> PublicSample:
     """Open the public sample of a recipe: the source that `data.test` names, else the own test part of `data.source`.
 
@@ -47,12 +68,7 @@ def open_public_sample(recipe: Recipe, environ: Mapping[str, str]) -> PublicSamp
         InputError: the recipe names no such rows, or they cannot be used.
     """
     wanted = recipe.data.test
-    if wanted in ("split", "per-client"):
-        raise InputError(
-            f"{wanted!r} leaves the coordinator without a public sample",
-            where="data.test",
-            right="a source of rows that no client trains on",
-        )
+    _refuse_words(wanted)
     opened = open_source(wanted or recipe.data.source, task=recipe.task.kind, label=recipe.data.label, environ=environ)
     rows = opened.train if wanted else opened.test
     if rows is None:
@@ -69,3 +85,12 @@ def open_public_sample(recipe: Recipe, environ: Mapping[str, str]) -> PublicSamp
             right="more rows, or another share",
         )
     return PublicSample(opened.schema, rows.take(validation) if len(validation) else None, rows.take(test))
+
+
+def _refuse_words(wanted: str) -> None:
+    if wanted in ("split", "per-client"):
+        raise InputError(
+            f"{wanted!r} leaves the coordinator without a public sample",
+            where="data.test",
+            right="a source of rows that no client trains on",
+        )

@@ -19,6 +19,7 @@ from tacit.models.durable import flush_directory, write_file
 from tacit.models.errors import InputError
 from tacit.models.recipe import Recipe, recipe_from_dict
 from tacit.server.names import check_names
+from tacit.server.public_sample import check_public_sample
 
 QUEUE = "queue"
 WAITS, FAILED, STOP = ".toml", ".failed", ".stop"
@@ -59,7 +60,8 @@ def enqueue(directory: Path, recipe: Recipe, now: datetime) -> Path:
     The file's name without its ending is the name of the run.
 
     Raises:
-        InputError: the recipe is for a simulation, its population's budget is senseless, or the file cannot be written.
+        InputError: the recipe is for a simulation, names what is not there, has a budget or a public sample of no use,
+            or the file cannot be written.
     """
     refuse_simulations(recipe)
     check_names(recipe)
@@ -67,6 +69,7 @@ def enqueue(directory: Path, recipe: Recipe, now: datetime) -> Path:
         from tacit.server.feasibility import check_budget  # brings the accounting, a second that most need not wait for
 
         check_budget(recipe)
+    check_public_sample(recipe)
     # The run's name as well, which every message carries and so has a bounded length.
     name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{recipe.name}"[:LONGEST_NAME]
     path = directory / QUEUE / f"{name}{WAITS}"

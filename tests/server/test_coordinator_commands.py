@@ -1,6 +1,7 @@
 """`tacit coordinator` from the outside."""
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from tacit.models.enrolment import EnrolmentRequest, first_serial
 from tacit.models.errors import InputError
 from tacit.models.invitation import Invitation
+from tacit.models.recipe import load_recipe
 from tacit.privacy.codec import sha256
 from tacit.privacy.identity import Certificate, Identity
 from tacit.server.cli.coordinator import coordinator
@@ -19,6 +21,7 @@ from tacit.server.coordinator_directory import CoordinatorDirectory, open_direct
 from tacit.server.coordinator_lock import held
 from tacit.server.enrolment import Registrar
 from tacit.server.membership import Membership
+from tacit.server.public_sample import open_public_sample
 from tacit.server.store import open_store
 
 Invoke = Callable[..., Result]
@@ -188,11 +191,13 @@ clients = 5
 
 
 @pytest.mark.parametrize(
-    ("sample", "is_told"), [("csv:public.csv", True), ("csv:/srv/public.csv", False), ("sklearn:wine", False)]
+    ("sample", "is_told"), [("csv:public.csv", True), ("csv:{here}/rows.csv", False), ("sklearn:wine", False)]
 )
 def test_whoever_lets_a_recipe_wait_hears_whence_a_path_of_it_is_looked_for(
     sample: str, is_told: bool, invoke: Invoke, tmp_path: Path
 ) -> None:
+    (tmp_path / "rows.csv").write_text("age,label\n" + "".join(f"{20 + at},{at % 2}\n" for at in range(20)))
+    sample = sample.format(here=tmp_path)
     (tmp_path / "ward.toml").write_text(RECIPE.format(sample=sample))
     with held(tmp_path / "hub"):
         result = invoke("start", "ward.toml")
@@ -206,3 +211,37 @@ def test_whoever_lets_a_recipe_wait_hears_that_nobody_is_there_to_train_it(invok
     assert invoke("start", "ward.toml").stderr == "no coordinator is up; `tacit coordinator up hub` trains it\n"
     refused(invoke("start", "wrad.toml"))
     assert len(list((tmp_path / "hub/queue").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        ("split", "data.test: 'split' leaves the coordinator without a public sample"),
+        ("per-client", "data.test: 'per-client' leaves the coordinator without a public sample"),
+        ("csv:{here}/nobody.csv", "nobody.csv: there is no such file"),
+        ("csv:{here}/rows.csv?label=kind", "'label'"),
+        ("csv:{here}/one.csv?classes=a,b", "evaluation.validation: 1 public rows are too few"),
+        ("sklearn:wime", "wime"),
+    ],
+)
+def test_a_public_sample_of_no_use_is_refused_before_the_recipe_waits_in_the_words_of_whoever_would_train(
+    sample: str, words: str, invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("age,label\n" + "".join(f"{20 + at},{at % 2}\n" for at in range(20)))
+    (tmp_path / "one.csv").write_text("age,label\n20,a\n")
+    (tmp_path / "ward.toml").write_text(RECIPE.format(sample=sample.format(here=tmp_path)))
+    said = refused(invoke("start", "ward.toml"))
+    assert words in said and not (tmp_path / "hub/queue").exists()
+    with pytest.raises(InputError) as caught:
+        open_public_sample(load_recipe(tmp_path / "ward.toml"), os.environ)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "sample", ["csv:nobody.csv", "csv:${WHERE}/nobody.csv", "images:/nobody", "sql:sqlite:////nobody"]
+)
+def test_a_public_sample_that_another_process_looks_for_or_that_takes_long_to_read_is_left_to_it(
+    sample: str, invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "ward.toml").write_text(RECIPE.format(sample=sample))
+    assert invoke("start", "ward.toml").stdout.startswith("waits as ")
