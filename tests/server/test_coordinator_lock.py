@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ import pytest
 from tacit.models.errors import InputError
 from tacit.server.coordinator_lock import LOCK, Holder, held, holder, this_place
 from tacit.server.up_file import UP_FILE, Beacon, Client, Up, forget_up, read_up
+
+from ..settle import HANGS_SECONDS, settle  # noqa: TID252 - tests are no package that could be named
 
 HOLDING = """
 import sys, time
@@ -48,7 +50,7 @@ def other_process(directory: Path) -> "Iterator[subprocess.Popen[str]]":
     yield process
     process.stdin.close()
     process.stdout.close()
-    process.wait(timeout=10)
+    process.wait(timeout=HANGS_SECONDS)
 
 
 def test_nobody_holds_a_lock_that_was_never_taken(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_a_second_coordinator_is_refused_with_the_number_of_the_first(tmp_path: 
 def test_sigkill_lets_go_of_the_lock_whatever_stands_in_the_file(tmp_path: Path) -> None:
     with other_process(tmp_path) as first:
         first.kill()
-        first.wait(timeout=10)
+        first.wait(timeout=HANGS_SECONDS)
         assert (tmp_path / LOCK).read_text().startswith(f"{first.pid} ")
         assert holder(tmp_path) is None
         with held(tmp_path):
@@ -113,29 +115,33 @@ def test_what_sigkill_left_behind_is_never_believed(tmp_path: Path) -> None:
 
 
 def test_it_is_written_again_when_something_has_changed_and_only_then(tmp_path: Path) -> None:
-    states = [UP]
-    beacon = Beacon(tmp_path, lambda: states[-1], every_seconds=0.005)
-    with held(tmp_path), beacon:
+    state, described = UP, 0
+
+    def describe() -> Up:
+        nonlocal described
+        described += 1
+        return state
+
+    with held(tmp_path), Beacon(tmp_path, describe, every_seconds=0.005):
         before = (tmp_path / UP_FILE).stat()
-        states += [UP, UP]
-        wait_for(lambda: True, 0.05)
+        settle(lambda: described > 5)
         assert (tmp_path / UP_FILE).stat().st_ino == before.st_ino
-        states.append(UP.model_copy(update={"insecure": True}))
-        wait_for(lambda: (found := read_up(tmp_path)) is not None and found.insecure)
+        state = UP.model_copy(update={"insecure": True})
+        settle(lambda: (found := read_up(tmp_path)) is not None and found.insecure)
 
 
 def test_a_description_that_fails_does_not_end_the_beacon(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    calls = iter(range(10**9))
+    calls = count()
 
     def describe() -> Up:
-        if next(calls) in (1, 2, 3):
+        call = next(calls)
+        if call in (1, 2, 3):
             raise OSError(28, "No space left on device")
-        return UP.model_copy(update={"url": f"https://127.0.0.1:{next(calls)}"})
+        return UP.model_copy(update={"url": f"https://127.0.0.1:{call}"})
 
     with held(tmp_path), Beacon(tmp_path, describe, every_seconds=0.005):
         first = read_up(tmp_path)
-        wait_for(lambda: next(calls) > 20)
-        assert read_up(tmp_path) != first
+        settle(lambda: read_up(tmp_path) != first)
     assert len([one for one in caplog.records if "cannot be written" in one.message]) == 1
 
 
@@ -144,10 +150,3 @@ def test_a_file_of_another_version_is_told(tmp_path: Path) -> None:
         (tmp_path / UP_FILE).write_text("{}")
         with pytest.raises(InputError, match="not what this version"):
             read_up(tmp_path)
-
-
-def wait_for(what: Callable[[], bool], least_seconds: float = 0.0) -> None:
-    begun = time.monotonic()
-    while not what() or time.monotonic() - begun < least_seconds:
-        assert time.monotonic() - begun < 10, "it did not happen in time"
-        time.sleep(0.005)
