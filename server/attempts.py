@@ -115,6 +115,31 @@ class Attempts:
         out = {*without, *(self.masking.at_fault if self.masking is not None else ())}
         return sum(client not in out for client in self.transport.clients())
 
+    def willing(
+        self,
+        clients: tuple[str, ...],
+        refused: Collection[str],
+        most: int | None = None,
+        promised: Callable[[int], bool] | None = None,
+    ) -> tuple[str, ...]:
+        """Return which of those who may be asked another attempt asks: not who refused, if the others are enough.
+
+        What an owner refuses stays refused for as long as a round takes; in the next round everybody is asked again.
+
+        Args:
+            clients: who may be asked.
+            refused: who has refused an earlier attempt.
+            most: so many are asked at most; None for all.
+            promised: whether the round's promise can be kept with so many.
+        """
+        others = tuple(client for client in clients if client not in refused)
+        if len(others) == len(clients):
+            return clients
+        cohort = min(most or len(others), len(others))
+        # The mean over one client is that client's own update, also where nothing masks it.
+        enough = cohort > 1 and (self.masking is None or self.masking.could_sum(cohort))
+        return others if enough and (promised is None or promised(cohort)) else clients
+
     def broken_off(self, number: int) -> BrokenOff | None:
         """Return the attempt at a round that another process was in the middle of, if it can be gone on with."""
         return self.phases.broken_off(number) if self.phases is not None and self.masking is not None else None

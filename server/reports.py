@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class RoundReport:
     @property
     def refusers(self) -> frozenset[str]:
         """Return who was asked and said no."""
-        return frozenset(participant.client for participant in self.participants if participant.outcome == "refused")
+        return refusers_of(self.participants)
 
     @property
     def mostly(self) -> str:
@@ -45,6 +45,11 @@ class RoundReport:
         causes = [member for member in causes if not member.reason.startswith(f"{ROUND_OVER}:")] or causes
         reasons = Counter(member.reason for member in causes)
         return f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
+
+
+def refusers_of(participants: Iterable[Participant]) -> frozenset[str]:
+    """Return who was asked and said no."""
+    return frozenset(participant.client for participant in participants if participant.outcome == "refused")
 
 
 class Recorder(Protocol):

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ from tacit.server.masked import (
 from tacit.server.masking import Masking
 from tacit.server.names import check_names
 from tacit.server.phases import Phases
-from tacit.server.reports import Recorder, RoundReport
-from tacit.server.rounds import Exchanges
+from tacit.server.reports import Recorder, RoundReport, refusers_of
+from tacit.server.rounds import Exchanges, Participant
 from tacit.server.sampling import Cohorts
 from tacit.server.store.records import LedgerLine
 from tacit.server.strategies import strategy_named
@@ -168,13 +169,16 @@ class Run:
     def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
         encoded, broken_off = plan.encode(), self._attempts.broken_off(0)
         first, tally = self.recorder.attempts(0), Tally(self.ready, ATTEMPTS)
-        attempts, left, refused = itertools.count(first), self._left(0), frozenset[str]()
+        attempts, left, refused = itertools.count(first), self._left(0), refusers_of(self._asked(0))
         while True:
             attempt = next(attempts)
             at, resumed = Occasion(self.name, 0, attempt, encoded), at_attempt(broken_off, attempt)
             if resumed is None and (asked := self.stop()):
                 raise RunStopped(asked)
-            clients = resumed.progress.cohort if resumed else self._willing(self._attempts.clients(left), refused)
+            if resumed is None:
+                clients = self._attempts.willing(self._attempts.clients(left), refused)
+            else:
+                clients = resumed.progress.cohort
             try:
                 exchanges = self._preparation(at, plan, clients, snapshot_of(resumed))
             except Infeasible as error:
@@ -223,7 +227,7 @@ class Run:
             first = self.budget.next_attempt(number, first) if announced is None else announced
         if broken_off is None:
             self.ready(None, 0)
-        attempts, tally, refused = itertools.count(first), Tally(self.ready, ATTEMPTS), frozenset[str]()
+        attempts, tally, refused = itertools.count(first), Tally(self.ready, ATTEMPTS), refusers_of(self._asked(number))
         while True:
             attempt = next(attempts)
             resumed = at_attempt(broken_off, attempt)
@@ -232,7 +236,7 @@ class Run:
             else:
                 if asked := self.stop():
                     return self._stopped(state, asked)
-                able = self._willing(self._able(state, left), refused, state)
+                able = self._willing(state, self._able(state, left), refused)
                 if not able:
                     return self._unpaid(state, BUDGET_SPENT)
                 cohort, wanted = self.cohorts.draw(able, number, attempt)
@@ -285,17 +289,18 @@ class Run:
 
     def _left(self, number: int) -> frozenset[str]:
         """Return whose masked input has left for a round: they take part in no other attempt, also after a restart."""
-        kept = self.masking is not None and self.recorder.attempts(number)
-        return inputs_left(self.recorder.asked(number)) if kept else frozenset()
+        return inputs_left(self._asked(number)) if self.masking is not None else frozenset()
 
     def _taken(self, number: int) -> Mapping[str, int]:
         """Return how many inputs of each client have left for a round in attempts that were kept."""
-        if not self.recorder.attempts(number):
-            return {}
-        asked = self.recorder.asked(number)
+        asked = self._asked(number)
         return Counter(
             inputs_left(asked) if self.masking else (one.client for one in asked if one.outcome != "refused")
         )
+
+    def _asked(self, number: int) -> Sequence[Participant]:
+        """Return what became of everybody that the kept attempts at a round asked; most often there are none."""
+        return self.recorder.asked(number) if self.recorder.attempts(number) else ()
 
     def _everybody(self, number: int) -> Iterator[str]:
         """Yield every client that is there, or was ever asked, once."""
@@ -311,24 +316,11 @@ class Run:
         wanted = min(self.plan.recipe.training.cohort or everybody, everybody)
         return able if len(able) == len(clients) or len(able) >= wanted else ()
 
-    def _willing(
-        self, clients: tuple[str, ...], refused: Collection[str], state: RunState | None = None
-    ) -> tuple[str, ...]:
-        """Return which of those who may be asked another attempt asks: not who refused, if the others are enough.
-
-        What an owner refuses stays refused for as long as a round takes; in the next round everybody is asked again.
-        """
-        others = tuple(client for client in clients if client not in refused)
-        if len(others) == len(clients):
-            return clients
-        cohort = len(others)
-        if state is not None:
-            cohort = min(self.plan.recipe.training.cohort or cohort, cohort)
-        # The mean over one client is that client's own update, also where nothing masks it.
-        enough = cohort > 1 and (self.masking is None or self.masking.could_sum(cohort))
-        if enough and state is not None and self.budget is not None:
-            enough = self.budget.could_promise(state, cohort)
-        return others if enough else clients
+    def _willing(self, state: RunState, able: tuple[str, ...], refused: Collection[str]) -> tuple[str, ...]:
+        """Return which of those who may be asked another attempt asks."""
+        budget, most = self.budget, self.plan.recipe.training.cohort
+        promised = partial(budget.could_promise, state) if budget is not None else None
+        return self._attempts.willing(able, refused, most, promised)
 
     def _unpaid(self, state: RunState, why: str) -> RunState:
         """End with the model so far; where nothing was trained, there is none, and the run has failed."""
@@ -336,14 +328,7 @@ class Run:
             raise RunFailed(why)
         return replace(state, stopped=BUDGET_SPENT)
 
-    def _reserve(
-        self,
-        exchanges: Summing,
-        noise: NoisePlan | None,
-        at: Occasion,
-        *,
-        going_on: bool,
-    ) -> Key | None:
+    def _reserve(self, exchanges: Summing, noise: NoisePlan | None, at: Occasion, *, going_on: bool) -> Key | None:
         if self.budget is None or noise is None or not isinstance(exchanges, NoisedTraining | ProtectedTraining):
             return None
         return self.budget.reserve(noise, at.round, at.attempt, exchanges.offer_digest, going_on=going_on)

@@ -29,6 +29,7 @@ from tacit.server.flower import GridTransport
 from tacit.server.phases import Phases
 from tacit.server.recorder import StoreRecorder
 from tacit.server.reports import RoundReport
+from tacit.server.rounds import Participant
 from tacit.server.run import ATTEMPTS, Run
 from tacit.server.sampling import DrawnCohorts
 from tacit.server.store import LedgerLine, NewRun, Store, open_store
@@ -103,6 +104,9 @@ class Memory:
 
     def attempts(self, number: int) -> int:
         return sum(report.number == number for report in self.reports)
+
+    def asked(self, number: int) -> Sequence[Participant]:
+        return [member for report in self.reports if report.number == number for member in report.participants]
 
 
 def copy_of(state: RunState) -> RunState:
@@ -570,6 +574,11 @@ def unlucky(node: int, kind: str, group: str) -> bool:
     return group == "2.0" and node >= FIRST_NODE + 2
 
 
+def strict(client: str, instruction: Instruction) -> bool:
+    """In round 3 two refuse however often they are asked, and one is enough to break the quorum."""
+    return instruction.round == 3 and client in ("c1", "c2")
+
+
 def measured(plan: Plan, vector: np.ndarray) -> Mapping[str, float]:
     return {"accuracy": float(np.abs(vector).sum() % 1.0), "loss": 1.0}
 
@@ -579,7 +588,7 @@ def execute(store: Store, directory: Path, moment: Deadly) -> RunState:
 
     def handler(client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
         moment()  # in the middle of a round
-        return agent(instruction)
+        return Reply("refused", "no rows") if strict(client, instruction) else agent(instruction)
 
     recorder = StoreRecorder(store, "run", DeadlyCheckpoints(directory, moment))
     return a_run(
@@ -612,7 +621,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
         state = execute(store, path / "checkpoints", moment)
         found = history(store)
     assert [(r.number, r.attempt, r.outcome) for r in found] == [
-        (0, 0, "committed"), (1, 0, "committed"), (2, 0, "aborted"), (2, 1, "committed"), (3, 0, "committed")
+        (0, 0, "committed"), (1, 0, "committed"), (2, 0, "aborted"), (2, 1, "committed"),
+        (3, 0, "aborted"), (3, 1, "committed"),
     ]  # fmt: skip
     return Uninterrupted(state, found, moment.moments)
 
