@@ -264,7 +264,9 @@ class FleetRoutes:
 
     async def _push(self, node: int, receive: Receive, send: Send) -> None:
         spool = Spool(self._spools)
-        # What came over an earlier line takes no more room: it may stay open for hours, and be one of many.
+        # What came over an earlier line takes no more room: it may stay open for hours, and be one of many. Which of
+        # two is the earlier one is a guess, as they are served side by side. So whoever is cut off is told to come
+        # again; an agent that is told that its answer is not wanted throws it away.
         if (earlier := self._bringing.get(node)) is not None:
             earlier.discard()
         self._bringing[node] = spool
@@ -296,7 +298,7 @@ class FleetRoutes:
             return
         await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
         if spool.discarded:
-            raise Refusal(409, AGAIN)
+            raise Refusal(503, AGAIN)
         if not letter.answered:
             letter.spool = spool
         self._brought(node, spool)  # before anything is waited for: a line that comes now must not discard it
@@ -336,7 +338,7 @@ class FleetRoutes:
             async for piece in pieces:
                 size += len(piece)
                 if spool.discarded:
-                    raise Refusal(409, AGAIN)
+                    raise Refusal(503, AGAIN)
                 if size > spool.room:
                     raise Refusal(413, TOO_LARGE)
                 for payload in frames.feed_in_parts(piece, LARGEST_PART):

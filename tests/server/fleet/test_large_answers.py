@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import socket
+import threading
 import time
 import tracemalloc
 from contextlib import suppress
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from tacit.client.fleet import received, sent
 from tacit.models.errors import InputError
 from tacit.models.messages import Instruction, Reply
 from tacit.models.wire import PUSH, Part, framed, framed_size, sealed_headers
-from tacit.server.fleet_routes import LARGEST_PART
+from tacit.server.fleet_routes import LARGEST_PART, FleetRoutes
 from tacit.server.rounds import Request
 from tacit.server.spool import BESIDE_VECTORS, Spool
 
@@ -172,7 +174,40 @@ def test_a_member_brings_one_answer_at_a_time_and_the_latest_counts(fleet) -> No
             with suppress(OSError):  # refused while it was sending
                 earlier.sendall(body[len(body) // 2 :])
                 said = earlier.recv(4096)
-        assert said.startswith(b"HTTP/1.1 409") or said == b""
+        assert said.startswith(b"HTTP/1.1 503") or said == b""
+        np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
+def test_an_answer_that_a_broken_line_gets_in_the_way_of_is_asked_for_again_and_not_lost(
+    fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came over a line that has broken since can be looked at last, when the same answer comes over the next."""
+    reached, late = threading.Event(), threading.Event()
+    greet, order = FleetRoutes._greet, count()
+
+    def in_turn(*arguments: Any) -> None:
+        if next(order) == 0:
+            reached.set()
+            late.wait(HANGS_SECONDS)
+        greet(*arguments)
+
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        body = b"".join(framed(answer))
+        monkeypatch.setattr(FleetRoutes, "_greet", in_turn)
+        with pushing(fleet, len(body)) as broken:
+            assert reached.wait(HANGS_SECONDS)
+            with pushing(fleet, len(body)) as whole:
+                whole.sendall(body[:LARGEST_PART])
+                settle(lambda: bringing(fleet))
+                taken_for_newest = bringing(fleet)
+                late.set()
+                settle(lambda: bringing(fleet) != taken_for_newest)
+                whole.sendall(body[LARGEST_PART : LARGEST_PART + 1])
+                assert whole.recv(4096).startswith(b"HTTP/1.1 503")
+            broken.close()
+        connection.push(answer)
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
 
 
@@ -186,7 +221,7 @@ def test_a_line_that_has_not_yet_said_what_it_answers_is_given_up_for_the_next_o
             time.sleep(0.2)
             connection.push(answer)
             earlier.sendall(bytes(1000))
-            assert earlier.recv(4096).startswith(b"HTTP/1.1 409")
+            assert earlier.recv(4096).startswith(b"HTTP/1.1 503")
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
 
 
