@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -111,6 +112,7 @@ class FleetRoutes:
         self._asked: Counter[int] = Counter()
         self._spools = spools
         self._bringing: dict[int, Spool] = {}  # what a node's newest answer is written to as it comes
+        self._registering = threading.Lock()
         self._names = names
         self._apart: set[bytes] = set()  # whose clocks are far from this one
         self._other_versions: set[bytes] = set()  # who speaks another version of the protocol
@@ -290,7 +292,8 @@ class FleetRoutes:
         letter = self._mailbox.get(message)
         if letter is not None:
             spool.room = letter.room
-        registered = await self._aside(self._register, letter, request) if letter and letter.node == node else None
+        own = letter is not None and letter.node == node
+        registered = await self._aside(self._register, letter, request, spool) if own else None
         if letter is None or registered is None:
             check_taken(self._mailbox.taken(message), node, request)
             async for _ in pieces:
@@ -361,26 +364,30 @@ class FleetRoutes:
             _LOG.warning("an answer cannot be taken in (%s)", error.strerror)
             raise Refusal(507, "there is no room for the answer") from None
 
-    def _register(self, letter: Letter, request: PushMessagesRequest) -> tuple[str, frozenset[str]] | None:
+    def _register(
+        self, letter: Letter, request: PushMessagesRequest, spool: Spool
+    ) -> tuple[str, frozenset[str]] | None:
         """Store an answer without its content, and return the session that takes the objects, and which are missing.
 
         Returns:
             None if nobody waits for the answer any more.
         """
-        message = message_of(request)
-        identifier = message.metadata.message_id
-        known = digest_of(letter.reply, letter.brought) if letter.reply else None
-        names = check_same(letter.node, known, request)
-        state = self._state
-        session = state.start_session(message.metadata.run_id)
-        try:
-            stored, missing = state.store_message_and_object_tree(message, request.message_object_trees[0], session)
-        except ValueError:
-            raise Refusal(400, "the objects have no proper names") from None
-        if not stored:
-            return None
-        letter.brought, letter.reply = names, identifier  # in this order: whoever sees the one has the other
-        return session, frozenset(missing)
+        message, state = message_of(request), self._state
+        with self._registering:
+            if spool.discarded:  # whoever registers last is the only one who may store objects: not an earlier line
+                raise Refusal(409, AGAIN)
+            known = digest_of(letter.reply, letter.brought) if letter.reply else None
+            names = check_same(letter.node, known, request)
+            session = state.start_session(message.metadata.run_id)
+            try:
+                stored, missing = state.store_message_and_object_tree(message, request.message_object_trees[0], session)
+            except ValueError:
+                raise Refusal(400, "the objects have no proper names") from None
+            if not stored:
+                return None
+            # In this order: whoever sees the one has the other.
+            letter.brought, letter.reply = names, message.metadata.message_id
+            return session, frozenset(missing)
 
     async def _aside(self, call: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

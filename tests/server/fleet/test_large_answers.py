@@ -225,6 +225,35 @@ def test_a_line_that_has_not_yet_said_what_it_answers_is_given_up_for_the_next_o
         np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
 
 
+def test_a_line_that_broke_and_is_registered_late_does_not_take_the_answer_from_the_next_one(
+    fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registration that comes last is the only one that may store objects, and threads run in any order."""
+    called, newer, over = [], threading.Event(), threading.Event()
+    routes = fleet.link._routes
+    register = routes._register
+
+    def in_the_other_order(*arguments: object) -> object:
+        called.append(arguments)
+        first = len(called) == 1
+        assert not first or newer.wait(HANGS_SECONDS)
+        try:
+            return register(*arguments)
+        finally:
+            (over if first else newer).set()
+            assert over.wait(HANGS_SECONDS)
+
+    monkeypatch.setattr(routes, "_register", in_the_other_order)
+    fleet.enrol("a")
+    with fleet.connection("a") as connection:
+        answer = answer_to(asked(fleet, connection), vector=VECTOR)
+        with pushing(fleet, framed_size(answer)) as earlier:
+            earlier.sendall(b"".join(framed(answer[:1])))
+            settle(lambda: called)
+            connection.push(answer)
+        np.testing.assert_array_equal(fleet.collect(1)["a"].reply.arrays["vector"], VECTOR)
+
+
 def test_lines_that_drip_do_not_keep_what_came_over_them_while_another_brings_it_again(refleet, tmp_path: Path) -> None:
     """Each could stay open for hours, as fast on the whole as it must be, with a whole answer on the disk."""
     fleet = refleet(spools=tmp_path / "answers")
