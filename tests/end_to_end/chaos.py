@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from tacit.client.directory import AgentDirectory, init
-from tacit.client.enrolled import write_enrolled
+from tacit.client.enrolled import ENROLMENT, write_enrolled
 from tacit.client.enrolment import enrol
-from tacit.client.member import ENROLMENT
 from tacit.client.register import new_data_set
 from tacit.server.coordinator_directory import CoordinatorDirectory, create
 from tacit.server.membership import invite
