@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 
 from flwr.app import Message
 from flwr.common.serde import message_from_proto
@@ -13,6 +14,7 @@ from tacit.models.wire import MOST_FRAMES
 from tacit.server.gate import Refusal
 from tacit.server.mailbox import Taken, digest_of
 
+LARGEST_HEAD = 1 << 20  # bytes; as many names as there may be have a third of it
 NOT_WAITED_FOR = "the answer is not waited for any more"
 _LOG = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ def read_answer(head: bytes) -> PushMessagesRequest:
     Raises:
         Refusal: it is not one message with its tree of objects.
     """
+    if len(head) > LARGEST_HEAD:
+        raise Refusal(413, "the head of the answer is too large")
     request = PushMessagesRequest()
     try:
         request.ParseFromString(head)
@@ -33,7 +37,7 @@ def read_answer(head: bytes) -> PushMessagesRequest:
     message, tree = request.messages_list[0], request.message_object_trees[0]
     if tree.object_id != message.metadata.message_id:
         raise Refusal(400, "the objects are another message's")
-    if sum(1 for _ in iterate_object_tree(tree)) > MOST_FRAMES:
+    if next(islice(iterate_object_tree(tree), MOST_FRAMES, None), None) is not None:  # of millions the rest unseen
         raise Refusal(400, "there are too many objects")
     if not message.HasField("error"):
         # What a message holds comes as objects; anything here would stay in memory beside them.
