@@ -77,8 +77,14 @@ class DeadlyRecorder(StoreRecorder):
 class Federation:
     """Members that live on, and a coordinator that is made anew each time it has died."""
 
-    def __init__(self, path: Path, overrides: list[str], lost: frozenset[tuple[str, int]] = frozenset()) -> None:
-        self.path, self.lost = path, lost
+    def __init__(
+        self,
+        path: Path,
+        overrides: list[str],
+        lost: frozenset[tuple[str, int]] = frozenset(),
+        strict: frozenset[str] = frozenset(),
+    ) -> None:
+        self.path, self.lost, self.strict = path, lost, strict
         self.moment: Callable[[], None] = Deadly()
         self.answers: dict[tuple[str, str, int, int], set[bytes]] = defaultdict(set)
         self.members = Masked(overrides, clients=CLIENTS, handler=self._handled, vanish=self._vanish)
@@ -89,7 +95,8 @@ class Federation:
 
     def _handled(self, client: str, instruction: Instruction, agent: Callable[[Instruction], Reply]) -> Reply:
         self.moment()
-        reply = agent(instruction)
+        refuses = client in self.strict and instruction.action == "advertise" and instruction.round == 1
+        reply = Reply("refused", "noise-floor: too little") if refuses else agent(instruction)
         if instruction.action in EXCHANGES:
             key = (client, instruction.action, instruction.round, instruction.attempt)
             self.answers[key].add(reply.message + b"".join(array.tobytes() for array in reply.arrays.values()))
@@ -210,6 +217,27 @@ def test_a_coordinator_killed_at_any_moment_goes_on_as_if_it_had_not_been(tmp_pa
         with pytest.raises(Killed):
             federation.coordinate(at)
         assert_the_same(federation, federation.coordinate(), expected)
+
+
+def test_a_coordinator_killed_in_an_attempt_without_who_refused_goes_on_without_it(tmp_path: Path) -> None:
+    overrides, strict = [*NOISED, "training.quorum=0.9"], frozenset({"c01"})
+    whole = Federation(tmp_path / "whole", overrides, strict=strict)
+    expected = whole.coordinate()
+    assert [one[:3] for one in whole.history()] == [
+        (0, 0, "committed"), (1, 0, "aborted"), (1, 1, "committed"), (2, 0, "committed")
+    ]  # fmt: skip
+    assert isinstance(whole.moment, Deadly)
+    for at in range(70, whole.moment.moments - 70, 29):
+        federation = Federation(tmp_path / f"killed-{at}", overrides, strict=strict)
+        with pytest.raises(Killed):
+            federation.coordinate(at)
+        state = federation.coordinate()
+        assert all(len(answers) == 1 for answers in federation.answers.values())
+        assert (state.round, state.spent, state.taken) == (expected.round, expected.spent, expected.taken)
+        assert spent(federation.store) == spent(whole.store)
+        if never_offered(federation.store) == never_offered(whole.store):
+            assert federation.history() == whole.history()
+            assert state.vector.tobytes() == expected.vector.tobytes()
 
 
 def test_a_coordinator_killed_again_and_again_gets_on(tmp_path: Path) -> None:
