@@ -299,7 +299,7 @@ class FleetRoutes:
             async for _ in pieces:
                 pass
             return
-        await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads)
+        await self._take_in(letter, registered, request.messages_list[0].metadata.run_id, payloads, spool)
         if spool.discarded:
             raise Refusal(503, AGAIN)
         if not letter.answered:
@@ -312,7 +312,12 @@ class FleetRoutes:
             del self._bringing[node]
 
     async def _take_in(
-        self, letter: Letter, registered: tuple[str, frozenset[str]], run: int, payloads: AsyncIterator[bytes | str]
+        self,
+        letter: Letter,
+        registered: tuple[str, frozenset[str]],
+        run: int,
+        payloads: AsyncIterator[bytes | str],
+        spool: Spool,
     ) -> None:
         """Store the objects of an answer that the spool does not take."""
         session, missing = registered
@@ -329,8 +334,9 @@ class FleetRoutes:
                 )
             if self._mailbox.get(letter.message) is None:  # given up while it came
                 raise Refusal(410, NOT_WAITED_FOR)
-            if not right:
-                raise Refusal(400, "an object is not the one that was announced")
+            if not right:  # or it is, and another line that has registered the answer stores it
+                wrong = Refusal(400, "an object is not the one that was announced")
+                raise Refusal(503, AGAIN) if spool.discarded else wrong
         if next(expected, None) is not None:
             raise Refusal(400, "there are fewer objects than were announced")
 
@@ -375,7 +381,7 @@ class FleetRoutes:
         message, state = message_of(request), self._state
         with self._registering:
             if spool.discarded:  # whoever registers last is the only one who may store objects: not an earlier line
-                raise Refusal(409, AGAIN)
+                raise Refusal(503, AGAIN)
             known = digest_of(letter.reply, letter.brought) if letter.reply else None
             names = check_same(letter.node, known, request)
             session = state.start_session(message.metadata.run_id)

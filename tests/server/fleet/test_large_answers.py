@@ -218,7 +218,7 @@ def test_a_line_that_has_not_yet_said_what_it_answers_is_given_up_for_the_next_o
         answer = answer_to(asked(fleet, connection), vector=VECTOR)
         with pushing(fleet, BESIDE_VECTORS) as earlier:
             earlier.sendall((BESIDE_VECTORS // 2).to_bytes(4, "big") + bytes(1000))
-            time.sleep(0.2)
+            settle(lambda: bringing(fleet))
             connection.push(answer)
             earlier.sendall(bytes(1000))
             assert earlier.recv(4096).startswith(b"HTTP/1.1 503")
