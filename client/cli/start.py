@@ -122,7 +122,7 @@ def start(ui: bool, ui_port: int | None, data: str | None, insecure: bool, path:
     from tacit.client.caps import be_nice
     from tacit.client.member import member, resident
 
-    # By force: what the imports bring has set up a handler of its own, which says nothing below a warning.
+    # By force: an import may have set up a handler of its own, which says nothing below a warning.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     be_nice(directory.settings.nice)
     with directory.journal() as journal:
