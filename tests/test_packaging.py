@@ -24,7 +24,7 @@ LEFT_AT_HOME = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 def python(code: str, *arguments: str) -> str:
     """Run Python code in a process of its own and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-W", "ignore", "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -87,7 +87,7 @@ def build(folder: Path) -> "subprocess.CompletedProcess[str]":
         str(folder / "dist"),
         str(folder),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def test_a_wheel_is_not_built_without_the_parts(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_wheel_holds_every_file_of_the_parts_and_a_recipe_of_it_can_be_read(
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == [str(tmp_path / "installed/tacit/__init__.py"), "demo"]
 

@@ -38,7 +38,7 @@ from tacit.server.store.errors import StoreUnavailable
 from ..free_port import free_port  # noqa: TID252 - tests are no package that could be named
 from ..private_postgresql import PrivatePostgresql, programs  # noqa: TID252 - tests are no package that could be named
 from .chaos_books import Books, Commitment, commitments
-from .federation import POLICY, write_rows
+from .federation import PATIENCE_SECONDS, POLICY, write_rows
 from .kept_up import Supervisor, until
 from .mishaps import KINDS, NAMES, ON_SMALL_DISK, Mishap, kills, mishaps
 from .small_disk import SmallDisk, small_disks
@@ -191,7 +191,7 @@ def set_up(path: Path, stack: ExitStack, database: PrivatePostgresql | None, siz
         write_rows(rows, 60, seed=at)
         directory = init(agent, name).add_data("patients", new_data_set(f"csv:{rows}", label="y"), os.environ)
         directory.write_policy(POLICY.replace("min_cohort = 4", "min_cohort = 3"))
-    until(lambda: "listening on" in supervisor.log("coordinator"), 120, "the coordinator listens")
+    until(lambda: "listening on" in supervisor.log("coordinator"), PATIENCE_SECONDS, "the coordinator listens")
     for name, agent in agents.items():
         url = f"https://127.0.0.1:{wires[name].port}"
         invitation = invite(
@@ -287,7 +287,7 @@ def chaos(
         recipe = RECIPE.format(public=path / "public.csv", clients=len(NAMES), rounds=rounds, most=3 * rounds)
         (path / "ward.toml").write_text(recipe)
         start = [sys.executable, "-m", "tacit", "coordinator", "start", "ward.toml", "--dir", str(federation.hub.path)]
-        subprocess.run(start, cwd=path, check=True, capture_output=True, timeout=120)
+        subprocess.run(start, cwd=path, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
         figures.seconds_to_set_up = round(time.monotonic() - began, 1)
         began = time.monotonic()
         waiting = list(coming)
