@@ -259,14 +259,13 @@ def test_lines_that_drip_do_not_keep_what_came_over_them_while_another_brings_it
     fleet = refleet(spools=tmp_path / "answers")
 
     def on_disk() -> int:
-        found = (os.stat(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if is_spool(name))
-        return sum(one.st_size for one in found)
+        return sum(spool_bytes(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))
 
-    def is_spool(name: str) -> bool:
+    def spool_bytes(name: str) -> int:
         try:
-            return os.readlink(f"/proc/self/fd/{name}").startswith(str(tmp_path / "answers"))
-        except OSError:
-            return False
+            return os.stat(name).st_size if os.readlink(name).startswith(str(tmp_path / "answers")) else 0
+        except OSError:  # closed meanwhile
+            return 0
 
     lines = []
     try:
@@ -275,9 +274,9 @@ def test_lines_that_drip_do_not_keep_what_came_over_them_while_another_brings_it
             answer = answer_to(asked(fleet, connection), vector=VECTOR)
             body = b"".join(framed(answer))
             for _ in range(8):
+                before = bringing(fleet)
                 line = pushing(fleet, len(body))
                 lines.append(line)
-                before = bringing(fleet)
                 line.sendall(body[: len(body) * 9 // 10])
                 settle(lambda: bringing(fleet) not in (None, before))  # noqa: B023 - called at once
             settle(lambda: VECTOR.nbytes / 2 < on_disk() < VECTOR.nbytes)
