@@ -192,7 +192,7 @@ def running(made: AgentDirectory) -> Any:
         yield process
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_while_an_agent_runs_it_can_be_looked_at_and_paused_but_its_register_stays(

@@ -79,7 +79,7 @@ def answering(words: bytes) -> Iterator[int]:
 
 def trouble(port: int) -> str:
     address = Address("127.0.0.1", 9, ssl.create_default_context(), ("127.0.0.1", port))
-    with Connection(address, Identity(bytes(32)), seconds=2.0) as connection, pytest.raises(Unreachable) as caught:
+    with Connection(address, Identity(bytes(32)), seconds=60.0) as connection, pytest.raises(Unreachable) as caught:
         connection.alive()
     return str(caught.value)
 

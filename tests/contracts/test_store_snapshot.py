@@ -155,11 +155,11 @@ def test_nobody_commits_a_round_while_it_is_held_and_what_comes_later_is_not_in_
 
         def hold() -> None:
             writer.start()
-            assert started.wait(10) and not committed.wait(0.5)
+            assert started.wait(60) and not committed.wait(0.5)
             assert [one.number for one in store.rounds("run-1")] == [1], "reading goes on"
 
         snapshot.save(shared_url, tmp_path / "moment.db", hold)
-        writer.join(30)
+        writer.join(60)
         assert committed.is_set()
         assert [one.number for one in store.rounds("run-1")] == [1, 2]
     with open_store(str(tmp_path / "moment.db")) as store:

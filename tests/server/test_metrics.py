@@ -155,7 +155,7 @@ def test_requests_and_bytes_are_counted_and_strangers_invent_no_paths() -> None:
 
 
 def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310
         text: str = answer.read().decode()
         assert answer.headers["content-type"].startswith("text/plain")
     return text

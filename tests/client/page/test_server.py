@@ -60,7 +60,7 @@ def entered(link: str) -> tuple[str, str]:
 
 
 def raw(link: str, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port_of(link)), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port_of(link)), timeout=60) as connection:
         connection.sendall(data)
         answer = b""
         while piece := connection.recv(1 << 16):
@@ -79,7 +79,7 @@ def test_the_page_listens_on_the_loopback_alone(link: str) -> None:
     if address.startswith("127."):
         pytest.skip("this machine has no other address")
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((address, port_of(link)), timeout=5)
+        socket.create_connection((address, port_of(link)), timeout=60)
 
 
 def test_a_link_leads_to_the_page_over_http(link: str) -> None:
@@ -163,8 +163,8 @@ def test_connections_that_say_nothing_keep_the_page_busy_for_seconds_only(
     monkeypatch.setattr(page_server._Handler, "timeout", 0.5)
     with serve_page(owner.path, 0) as (_, link), ExitStack() as silent:
         for _ in range(MOST_CONNECTIONS + 4):
-            silent.enter_context(socket.create_connection(("127.0.0.1", port_of(link)), timeout=10))
-        deadline = time.monotonic() + 20
+            silent.enter_context(socket.create_connection(("127.0.0.1", port_of(link)), timeout=60))
+        deadline = time.monotonic() + 60
         while True:
             try:
                 assert entered(link)

@@ -54,7 +54,7 @@ class FakeModel:
 
     def scores(self, rows: Rows) -> NDArray[np.float32]:
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         total = np.full(len(rows), self.offset)
         for column in self.schema.columns:
             values = rows.columns[column.name]

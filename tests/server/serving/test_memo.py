@@ -47,7 +47,7 @@ def test_a_caller_that_goes_away_does_not_take_the_answer_from_the_others() -> N
         gate = threading.Event()
         with ThreadPoolExecutor(1) as pool:
             memo: Memo[str] = Memo(pool, limit=1)
-            first = asyncio.create_task(memo.get("k", lambda: str(gate.wait(10))))
+            first = asyncio.create_task(memo.get("k", lambda: str(gate.wait(60))))
             second = asyncio.create_task(memo.get("k", lambda: "computed twice"))
             await asyncio.sleep(0)
             first.cancel()

@@ -96,7 +96,7 @@ def test_a_prediction_in_progress_keeps_its_version_when_a_new_one_appears(clien
     model.gate.clear()
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(value, client)
-        assert model.entered.wait(10)
+        assert model.entered.wait(60)
         source.add("prices", replace(model, offset=10.0, gate=threading.Event()))
         assert value(client).headers["x-model-version"] == "2"
         model.gate.set()
