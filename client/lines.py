@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tacit.models.durable import flush_directory
 from tacit.models.errors import InputError, Unavailable
 
 _CHUNK_BYTES = 1 << 20
+_TRIES, _PAUSE_SECONDS = 5, 0.05  # whoever only looks has the lock for a moment
 
 
 class StorageError(Unavailable):
@@ -109,11 +111,9 @@ class FileLines:
         self._close = weakref.finalize(self, os.close, self._file)
         self._process = os.getpid()
         self._usable = False
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(self._file):
             self._close()
-            raise InUse(path) from None
+            raise InUse(path)
         try:
             check_private(os.fstat(self._file), path, stat.S_ISREG, "file", "600")
             content = _read_all(self._file)
@@ -313,6 +313,18 @@ def check_private(found: os.stat_result, path: Path, is_kind: Callable[[int], bo
         raise InputError("belongs to another user", where=str(path))
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise InputError("is open to other users", where=str(path), right=f"close it with chmod {mode}")
+
+
+def _locked(file: int) -> bool:
+    """Take the lock on a file for writing, and return whether nobody else has it for longer than a look takes."""
+    for left in range(_TRIES, 0, -1):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if left > 1:
+                time.sleep(_PAUSE_SECONDS)
+    return False
 
 
 def _read_all(file: int) -> bytes:

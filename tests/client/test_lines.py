@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tacit.client.lines import FileLines, Lines, MemoryLines, StorageError, read_lines
+from tacit.client.lines import FileLines, Lines, MemoryLines, StorageError, is_in_use, read_lines
 from tacit.models.errors import InputError
 
 
@@ -313,3 +314,15 @@ def test_reading_a_file_that_is_not_there_finds_no_line(path: Path) -> None:
     assert read_lines(path) == []
     with pytest.raises(InputError, match="cannot be read"):
         read_lines(path.parent.parent)
+
+
+def test_whoever_only_looks_whether_they_are_in_use_keeps_nobody_from_writing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FileLines(path).close()
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("tacit.client.lines.time.sleep", lambda seconds: os.close(looking))  # it has seen enough
+    lines = FileLines(path)
+    assert is_in_use(path)
+    lines.close()
