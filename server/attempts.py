@@ -49,25 +49,30 @@ class Tally:
     """How many attempts at something have failed in a row: by themselves, and because clients were away.
 
     Whoever is away comes back, and a run waits for that; what fails with everybody there would fail again. Clients that
-    vanish each time that they are asked are given up in the end too.
+    vanish each time that they are asked are given up in the end too. An attempt that shows somebody new to refuse does
+    not count, as the next one asks others.
 
     Attributes:
         ready: waits for clients.
         most: so many that fail by themselves are too many.
-        failed: how many have.
+        refused: who has refused.
+        failed: how many have failed by themselves.
         lost: how many have failed because clients were away.
     """
 
     ready: Ready
     most: int
+    refused: frozenset[str] = frozenset()
     failed: int = 0
     lost: int = 0
 
     def note(self, report: RoundReport) -> bool:
         """Count an attempt that failed, wait for whoever is away, and return whether too many have failed."""
+        news = report.refusers - self.refused
+        self.refused |= news
         if self.ready(report, self.lost):
             self.lost += 1
-        else:
+        elif not news:
             self.failed += 1
         return self.failed >= self.most or self.lost >= MOST_LOST
 

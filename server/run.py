@@ -168,15 +168,15 @@ class Run:
 
     def _statistics(self, plan: Plan) -> tuple[Preparation | MaskedPreparation, RoundReport]:
         encoded, broken_off = plan.encode(), self._attempts.broken_off(0)
-        first, tally = self.recorder.attempts(0), Tally(self.ready, ATTEMPTS)
-        attempts, left, refused = itertools.count(first), self._left(0), refusers_of(self._asked(0))
+        first, tally = self.recorder.attempts(0), Tally(self.ready, ATTEMPTS, refusers_of(self._asked(0)))
+        attempts, left = itertools.count(first), self._left(0)
         while True:
             attempt = next(attempts)
             at, resumed = Occasion(self.name, 0, attempt, encoded), at_attempt(broken_off, attempt)
             if resumed is None and (asked := self.stop()):
                 raise RunStopped(asked)
             if resumed is None:
-                clients = self._attempts.willing(self._attempts.clients(left), refused)
+                clients = self._attempts.willing(self._attempts.clients(left), tally.refused)
             else:
                 clients = resumed.progress.cohort
             try:
@@ -188,7 +188,6 @@ class Run:
                 if done:
                     return exchanges, report
             self._keep(report, None)
-            refused |= report.refusers
             if self.masking is not None:
                 # Two sums that share members would show, as a difference, what one of them holds.
                 left |= inputs_left(report.participants)
@@ -227,7 +226,7 @@ class Run:
             first = self.budget.next_attempt(number, first) if announced is None else announced
         if broken_off is None:
             self.ready(None, 0)
-        attempts, tally, refused = itertools.count(first), Tally(self.ready, ATTEMPTS), refusers_of(self._asked(number))
+        attempts, tally = itertools.count(first), Tally(self.ready, ATTEMPTS, refusers_of(self._asked(number)))
         while True:
             attempt = next(attempts)
             resumed = at_attempt(broken_off, attempt)
@@ -236,7 +235,7 @@ class Run:
             else:
                 if asked := self.stop():
                     return self._stopped(state, asked)
-                able = self._willing(state, self._able(state, left), refused)
+                able = self._willing(state, self._able(state, left), tally.refused)
                 if not able:
                     return self._unpaid(state, BUDGET_SPENT)
                 cohort, wanted = self.cohorts.draw(able, number, attempt)
@@ -273,7 +272,6 @@ class Run:
             if left and self._attempts.there(left) < wanted:
                 return self._over(state, report, lines)
             self._keep(report, None, lines)
-            refused |= report.refusers
             self._check_again(tally, report, attempt + 1 - first)
 
     def _check_again(self, tally: Tally, report: RoundReport, times: int) -> None:

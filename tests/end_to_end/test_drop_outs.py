@@ -112,9 +112,9 @@ def test_where_too_few_others_are_left_to_hide_among_whoever_refused_is_asked_ag
         return Reply("refused", "schedule: not at this hour") if refuses else agent(instruction)
 
     federation = Masked(handler=strict)
-    with pytest.raises(RunFailed, match=f"round 1 failed {ATTEMPTS} times: .*most often: schedule"):
+    with pytest.raises(RunFailed, match=f"round 1 failed {1 + ATTEMPTS} times: .*most often: schedule"):
         federation.execute()
-    assert [len(report.participants) for report in federation.recorder.reports[1:]] == [10] * ATTEMPTS
+    assert [len(report.participants) for report in federation.recorder.reports[1:]] == [10] * (1 + ATTEMPTS)
 
 
 @pytest.mark.parametrize(

@@ -133,11 +133,12 @@ def test_members_that_vanish_again_and_again_are_asked_more_and_more_seldom_and_
     assert (tally.lost, tally.failed) == (MOST_LOST, 0)
 
 
-def test_failures_are_counted_apart_from_absences() -> None:
+def test_failures_are_counted_apart_from_absences_and_from_refusals_that_are_news() -> None:
     federation = Federation(lambda at: EVERYBODY)
     tally = Tally(lambda failed, lost: federation.ready(failed, lost), 3)
-    happened = [VANISHED, FAILING, VANISHED, REFUSING, VANISHED, FAILING]
-    assert [tally.note(report(**one)) for one in happened] == [False] * 5 + [True]
+    happened = [VANISHED, FAILING, VANISHED, REFUSING, REFUSING, VANISHED, FAILING]
+    assert [tally.note(report(**one)) for one in happened] == [False] * 6 + [True]
+    assert (tally.lost, tally.failed) == (3, 3)
 
 
 def test_whoever_waits_hears_that_the_run_or_the_coordinator_is_to_stop() -> None:
