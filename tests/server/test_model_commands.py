@@ -24,7 +24,6 @@ def digest_of(directory: Path) -> str:
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run a command in a directory with three versions of `fashion` under the default names."""
-    monkeypatch.setattr("tacit.server.registry._checkpoint_digest", digest_of)
     monkeypatch.delenv("TACIT_DB", raising=False)
     monkeypatch.chdir(tmp_path)
     with open_store("tacit.db") as store:
