@@ -220,9 +220,9 @@ class Connection:
         raise TurnedAway(response.status, reason)
 
     def _read(self, response: http.client.HTTPResponse) -> list[bytes]:
-        if response.length is None:  # which every answer names: the line broke within its headers
+        if response.length is None and not response.chunked:  # every answer says one: the line broke in its headers
             raise http.client.IncompleteRead(b"")
-        if response.length > self._largest:  # before a byte of it is in memory
+        if (response.length or 0) > self._largest:  # before a byte of it is in memory
             raise TooLarge
         frames, size = Frames(), 0
         payloads: list[bytes] = []

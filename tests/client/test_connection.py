@@ -66,6 +66,18 @@ def test_a_receipt_that_broke_off_before_it_said_how_long_it_is_is_asked_for_aga
         connection.push([])
 
 
+def test_a_message_whose_length_something_on_the_way_took_out_is_whole_only_at_its_end(
+    answering: Callable[..., Connection],
+) -> None:
+    head, body = MESSAGE.split(b"\r\n\r\n", 1)
+    head = head.replace(b"content-length: %d" % len(BODY), b"transfer-encoding: chunked")
+    chunked = head + b"\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    with answering(chunked[:-7], chunked) as connection:
+        with pytest.raises(Unreachable):
+            connection.pull(0.0)
+        assert connection.pull(0.0) == PAYLOADS
+
+
 @pytest.mark.parametrize("closed", [b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n", TAKEN])
 def test_whoever_hangs_up_after_each_answer_is_asked_over_a_new_line(
     answering: Callable[..., Connection], closed: bytes
