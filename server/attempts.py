@@ -58,6 +58,7 @@ class Tally:
         refused: who has refused.
         failed: how many have failed by themselves.
         lost: how many have failed because clients were away.
+        cause: why most of those did not report who were missing from the last one; empty if nobody said.
     """
 
     ready: Ready
@@ -65,10 +66,11 @@ class Tally:
     refused: frozenset[str] = frozenset()
     failed: int = 0
     lost: int = 0
+    cause: str = ""
 
     def note(self, report: RoundReport) -> bool:
         """Count an attempt that failed, wait for whoever is away, and return whether too many have failed."""
-        news = report.refusers - self.refused
+        news, self.cause = report.refusers - self.refused, report.mostly
         self.refused |= news
         if self.ready(report, self.lost):
             self.lost += 1

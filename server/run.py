@@ -257,7 +257,7 @@ class Run:
             except BudgetTooLarge as error:
                 return self._unpaid(state, str(error))
             except BudgetExceeded as error:
-                return self._unpaid(state, f"{BUDGET_SPENT}: {error}")
+                return self._unpaid(state, f"{BUDGET_SPENT}: {error}{tally.cause}")
             report, done = self._attempts.make(exchanges, cohort, number, attempt, wanted=wanted, broken_off=resumed)
             state, lines = self._settle(state, exchanges, noise, reserved, report, done)
             if done:

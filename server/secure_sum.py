@@ -222,7 +222,6 @@ class ElidedSum:
         self._dimension = offer.dimension
         self._clients = frozenset(clients)
         self._contributed: set[str] = set()
-        self._answered = False
         self.offer_digest = offer.digest
 
     @property
@@ -236,8 +235,8 @@ class ElidedSum:
 
     @property
     def may_retry(self) -> frozenset[str] | None:
-        """Return whom a masked round would ask again: nobody whose input was added; None if nobody sent anything."""
-        return self._clients - self._contributed if self._answered else None
+        """Return whom a masked round would ask again: nobody whose input was added."""
+        return self._clients - self._contributed
 
     def request(self, exchange: int, client: str) -> Instruction:
         """Return the offer, with model and plan."""
@@ -252,7 +251,6 @@ class ElidedSum:
 
     def accept(self, exchange: int, client: str, reply: Reply) -> None:
         """Add one client's integers."""
-        self._answered = True
         integers = reply.arrays.get("integers")
         if integers is None:
             raise ValueError("the integers are missing")

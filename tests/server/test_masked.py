@@ -265,7 +265,7 @@ def integers(name: str) -> Reply:
 
 def test_without_masks_the_same_is_added_up_in_one_exchange() -> None:
     exchanges = elided(masking(mode="elided"))
-    assert exchanges.names == ("contribute",) and exchanges.may_retry is None
+    assert exchanges.names == ("contribute",) and exchanges.may_retry == set(NAMES)
     for name in NAMES[1:]:
         exchanges.accept(0, name, integers(name))
     assert exchanges.may_retry == {"m00"}
